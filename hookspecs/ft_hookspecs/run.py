@@ -1,0 +1,134 @@
+"""The one record that hooks receive once a run has begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from ft_hookspecs.data import Template
+    from ft_hookspecs.plan import Plan, PluginInfo
+
+T = TypeVar("T")
+
+
+class StashKey(Generic[T]):
+    """A typed key for a plugin's private state; make one at module level and keep it to yourself."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Stash:
+    """Private state of plugins, each under its own typed key, so that no one hangs attributes onto :class:`Run`."""
+
+    def __init__(self) -> None:
+        self._items: dict[StashKey[Any], object] = {}
+
+    def __setitem__(self, key: StashKey[T], value: T) -> None:
+        self._items[key] = value
+
+    def __getitem__(self, key: StashKey[T]) -> T:
+        return cast("T", self._items[key])
+
+    def __contains__(self, key: StashKey[Any]) -> bool:
+        return key in self._items
+
+    def get(self, key: StashKey[T], default: T) -> T:
+        """The value under ``key``, or ``default``."""
+        return cast("T", self._items.get(key, default))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model's files lie once found: a folder in the Hugging Face layout, or one GGUF file inside a folder.
+
+    ``path`` is the folder, or a hub id when transformers itself should fetch. ``revision`` pins a hub id.
+    """
+
+    path: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a surgery hook did: the model to go on with, a line for the record, and the modules it claims.
+
+    ``summary`` must be non-empty: a plugin that changed nothing is an error. Two plugins of one kind that claim the
+    same module are an error. ``details`` goes into ``run.json`` as it is.
+    """
+
+    model: PreTrainedModel | nn.Module
+    summary: str
+    modules: frozenset[str] = frozenset()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataCounts:
+    """What became of the rows of one split; every drop and cut is counted here and printed.
+
+    ``tokens`` and ``supervised`` count tokens after truncation; ``dropped`` maps a reason to a number of rows.
+    """
+
+    rows: int = 0
+    examples: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    truncated: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def drop(self, reason: str) -> None:
+        """Count one row that does not become an example."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+@dataclass
+class Run:
+    """A run as it unfolds: the frozen plan, and what the phases have produced so far.
+
+    Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own.
+    """
+
+    plan: Plan
+    stash: Stash = field(default_factory=Stash)
+    model_files: ModelFiles | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    template: Template | None = None
+    train_dataset: Dataset | None = None
+    eval_datasets: dict[str, Dataset] = field(default_factory=dict)
+    counts: dict[str, DataCounts] = field(default_factory=dict)
+    model: PreTrainedModel | nn.Module | None = None
+    changes: list[tuple[PluginInfo, Change]] = field(default_factory=list)
+    trainer: Trainer | None = None
+    decisions: list[str] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    resumed_from: str | None = None
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of everything this run writes.
+
+        Raises:
+            ValueError: the plan has none.
+        """
+        if self.plan.output_dir is None:
+            raise ValueError("this run has no output_dir")
+        return self.plan.output_dir
+
+    def decide(self, line: str) -> None:
+        """Record a decision that the framework took for the user, with its reason; it is printed and kept."""
+        self.decisions.append(line)

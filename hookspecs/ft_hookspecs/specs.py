@@ -1,0 +1,170 @@
+"""Every hook of the lifecycle, in the order in which a run calls them.
+
+A hook marked ``firstresult`` stops at the first plugin that returns something other than ``None``; the others collect
+a list. Parameters are passed by name: a plugin declares those it needs, as plain names without defaults.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ft_hookspecs.markers import hookspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+    from ft_hookspecs.data import DatasetSource, Example, FormatReader, Row, Template
+    from ft_hookspecs.options import PluginOptions
+    from ft_hookspecs.plan import Plan, Problem
+    from ft_hookspecs.run import Change, DataCounts, ModelFiles, Run
+
+# ---- configure and check: nothing heavy may be imported here ----------------------------------------------------
+
+
+@hookspec
+def ft_options() -> type[PluginOptions]:
+    """The option model of this plugin; its fields become keys of the configuration."""
+    raise NotImplementedError
+
+
+@hookspec
+def ft_check(plan: Plan) -> Iterable[Problem]:
+    """What cannot be in this plan, and why. Called before anything is loaded; must not import torch."""
+    raise NotImplementedError
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row] | None:
+    """The rows of a data set, in order, each with its place; ``None`` when the source is not this plugin's to read."""
+
+
+@hookspec(firstresult=True)
+def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
+    """A reader for the rows of this source. ``columns`` are those of its first row.
+
+    Answer when ``source.formatting`` is this plugin's name, or, when it is empty, when the columns are unmistakably its
+    own; else ``None``.
+    """
+
+
+@hookspec(firstresult=True)
+def ft_template(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> Template | None:
+    """The chat template called ``name``; ``None`` when this plugin has none of that name."""
+
+
+@hookspec(firstresult=True)
+def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset | None:
+    """Token ids and labels for one split, by the stage. ``run.tokenizer`` and ``run.template`` are set.
+
+    What is dropped or cut must be counted in ``counts``.
+    """
+
+
+# ---- model --------------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
+    """Find the files behind ``model_name_or_path``; ``None`` when the name is not this plugin's to resolve."""
+
+
+@hookspec
+def ft_model_load_options(run: Run) -> Mapping[str, Any]:
+    """Keyword arguments for ``from_pretrained``. Two plugins that want different values for one are an error."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def ft_load_model(run: Run, files: ModelFiles, options: Mapping[str, Any]) -> PreTrainedModel | None:
+    """Load the model in this plugin's own way; ``None`` leaves it to transformers."""
+
+
+@hookspec
+def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
+    """Replace weights by quantised ones. Called on quantizers in order, each on the model the one before returned."""
+    raise NotImplementedError
+
+
+@hookspec
+def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
+    """Decide what trains: add adapters, freeze or unfreeze. ``Change.modules`` names the modules that train."""
+    raise NotImplementedError
+
+
+@hookspec
+def ft_accelerate_model(run: Run, model: PreTrainedModel) -> Change:
+    """Replace parts of the model by faster ones with the same mathematics."""
+    raise NotImplementedError
+
+
+# ---- train --------------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer | None:
+    """The trainer of this stage: normally ``ft.training.PackedTrainer`` with the stage's loss."""
+
+
+@hookspec(firstresult=True)
+def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer | None:
+    """An optimizer over the parameters that train; ``None`` leaves it to ``optim``."""
+
+
+@hookspec
+def ft_callbacks(run: Run) -> Iterable[TrainerCallback]:
+    """Callbacks to add to the trainer."""
+    raise NotImplementedError
+
+
+@hookspec
+def ft_log(run: Run, row: Mapping[str, Any]) -> None:
+    """One row of metrics: ``event`` (``train``, ``eval``, ``final``), ``step``, ``epoch`` and the values.
+
+    Called in the main process only. A logger that raises is reported once and left out of the rest of the run.
+    """
+
+
+# ---- evaluate, predict, save --------------------------------------------------------------------------------------
+
+
+@hookspec
+def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
+    """Metrics for the ``final`` row. ``when`` is ``before`` (step 0, only if asked for) or ``after``."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def ft_predict(run: Run, trainer: Trainer) -> Mapping[str, float] | None:
+    """Write predictions for the evaluation data into ``run.output_dir`` and return their metrics."""
+
+
+@hookspec(firstresult=True)
+def ft_save_model(run: Run, model: PreTrainedModel | nn.Module, folder: Path) -> bool | None:
+    """Write what trained into ``folder`` so that peft and transformers load it without ft; true when done."""
+
+
+@hookspec(firstresult=True)
+def ft_export(run: Run, folder: Path) -> Path | None:
+    """Write the finished model in another form."""
+
+
+# ---- end ----------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def ft_run_finished(run: Run) -> None:
+    """The run has ended well; everything has been written."""
+
+
+@hookspec
+def ft_run_failed(run: Run, error: BaseException) -> None:
+    """The run has failed. Called once, before the error is shown; the error goes on whatever happens here."""
