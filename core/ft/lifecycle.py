@@ -1,0 +1,173 @@
+"""The life of a run, on one page.
+
+Each phase is a line here and a function below; a hook is called nowhere else. What a hook must and must not do is in
+``ft_hookspecs.specs``; what a phase needs from the ones before it is in the comments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ft import surgery
+from ft.errors import DataError, PluginError, Stopped
+from ft.record import Journal
+from ft_hookspecs import DataCounts, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from datasets import Dataset
+
+    from ft.plugins import PluginManager
+    from ft_hookspecs import Plan
+
+
+def run(plan: Plan, plugins: PluginManager) -> Run:
+    """Carry out a plan whose checks have all passed, and return the record of it.
+
+    Raises:
+        FtError: with the exit code of its kind. ``run.json`` says ``failed`` and why; nothing that stood in
+            ``output_dir`` before is lost unless ``overwrite_output_dir`` was asked for.
+        Stopped: a signal ended the run after it had saved.
+    """
+    run = Run(plan)
+    journal = Journal(run)
+    journal.begin()
+    try:
+        find_model(run, plugins)  # files and tokenizer: no weights yet
+        prepare_data(run, plugins)  # rows → messages → token ids; bad data stops the run before weights are loaded
+        load_model(run, plugins)
+        change_model(run, plugins)  # quantise → adapt → accelerate: what trains is settled here
+        build_trainer(run, plugins)
+        evaluate(run, plugins, "before")
+        train(run, journal)
+        save(run, plugins)  # saved before the last evaluation: a failure there costs a figure, not the model
+        evaluate(run, plugins, "after")
+        predict(run, plugins)
+        finish(run, plugins, journal)
+    except Stopped as stopped:
+        journal.end("stopped", stopped)
+        raise
+    except BaseException as error:
+        journal.end("failed", error)
+        fail(run, plugins, error)
+        raise
+    return run
+
+
+def find_model(run: Run, plugins: PluginManager) -> None:
+    """``ft_resolve_model`` finds the files; the tokenizer is loaded, and ``ft_template`` gives the chat template."""
+    from ft.data import template_for
+    from ft.modeling import load_tokenizer
+
+    name = run.plan.get("model_name_or_path")
+    run.model_files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
+    if run.model_files is None:
+        raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")
+    run.tokenizer = load_tokenizer(run.model_files, run.plan)
+    run.template = template_for(plugins.hook, run.plan, run.tokenizer)
+
+
+def prepare_data(run: Run, plugins: PluginManager) -> None:
+    """``ft_load_dataset`` and ``ft_read_format`` make examples of rows; ``ft_prepare_dataset`` makes token ids."""
+    from ft.data import load_splits
+
+    for split, examples, counts in load_splits(plugins.hook, run.plan):
+        dataset = tokenise(run, plugins, examples, counts)
+        run.counts[split] = counts
+        if split == "train":
+            run.train_dataset = dataset
+        else:
+            run.eval_datasets[split] = dataset
+
+
+def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: DataCounts) -> Dataset:
+    """One split through the stage; empty is an error, because a run that learns nothing must not look like one."""
+    dataset = plugins.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
+    if dataset is None:
+        raise PluginError(f"the stage {run.plan.get('stage')!r} prepares no data", remedy="implement ft_prepare_dataset")
+    if len(dataset) == 0:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
+        raise DataError("no sample is left to learn from", why=reasons, remedy="see the counts; raise cutoff_len")
+    return dataset
+
+
+def load_model(run: Run, plugins: PluginManager) -> None:
+    """``ft_model_load_options`` are merged, and ``ft_load_model`` or transformers loads the weights."""
+    from ft.modeling import load_model, merge_load_options
+
+    assert run.model_files is not None
+    options = merge_load_options(plugins.each("ft_model_load_options", run=run))
+    model = plugins.hook.ft_load_model(run=run, files=run.model_files, options=options)
+    run.model = model if model is not None else load_model(run.model_files, options, run.plan)
+
+
+def change_model(run: Run, plugins: PluginManager) -> None:
+    """``ft_quantize_model`` → ``ft_adapt_model`` → ``ft_accelerate_model``, each on what the one before returned."""
+    for hook in ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model"):
+        surgery.apply(run, plugins, hook)
+    surgery.check_something_trains(run)
+
+
+def build_trainer(run: Run, plugins: PluginManager) -> None:
+    """``ft_callbacks`` are collected, and the stage's ``ft_build_trainer`` makes the trainer."""
+    from ft.training.rows import RowCallback
+
+    callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
+    rows = RowCallback(run, plugins)
+    run.trainer = plugins.hook.ft_build_trainer(run=run, callbacks=[rows, *callbacks])
+    if run.trainer is None:
+        raise PluginError(f"the stage {run.plan.get('stage')!r} builds no trainer", remedy="implement ft_build_trainer")
+
+
+def train(run: Run, journal: Journal) -> None:
+    """The trainer trains; everything the run knows so far is written first, so that a killed run can be read."""
+    from ft.training import train
+
+    if run.plan.get("do_train", True):
+        journal.clear_previous()
+        journal.write("training")
+        train(run)
+
+
+def evaluate(run: Run, plugins: PluginManager, when: str) -> None:
+    """``ft_evaluate``: before training only with ``eval_on_start``, after it whenever there is something to measure."""
+    if when == "before" and not run.plan.get("eval_on_start"):
+        return
+    for _, metrics in plugins.each("ft_evaluate", run=run, trainer=run.trainer, when=when):
+        run.metrics.update(metrics or {})
+
+
+def predict(run: Run, plugins: PluginManager) -> None:
+    """``ft_predict`` with ``do_predict``."""
+    if run.plan.get("do_predict"):
+        run.metrics.update(plugins.hook.ft_predict(run=run, trainer=run.trainer) or {})
+
+
+def save(run: Run, plugins: PluginManager) -> None:
+    """``ft_save_model`` writes what trained, then the tokenizer; the model card comes last, with the metrics."""
+    from ft.modeling import save_tokenizer
+
+    if not run.plan.get("do_train", True) or not run.trainer.is_world_process_zero():  # type: ignore[union-attr]
+        return
+    if not plugins.hook.ft_save_model(run=run, model=run.model, folder=run.output_dir):
+        raise PluginError("no plugin saved the model", remedy="the adapter must implement ft_save_model")
+    assert run.tokenizer is not None
+    save_tokenizer(run.tokenizer, run.template, run.output_dir)
+
+
+def finish(run: Run, plugins: PluginManager, journal: Journal) -> None:
+    """The ``final`` row, the record, the card and ``ft_run_finished``."""
+    from ft.card import write_card
+    from ft.training.rows import final_row
+
+    plugins.isolated("ft_log", run=run, row=final_row(run))
+    journal.end("finished")
+    if run.plan.get("do_train", True):
+        write_card(run, run.output_dir)
+    plugins.isolated("ft_run_finished", run=run)
+
+
+def fail(run: Run, plugins: PluginManager, error: BaseException) -> None:
+    """``ft_run_failed``: whatever a plugin does here, the first error is the one that is shown."""
+    plugins.isolated("ft_run_failed", run=run, error=error)

@@ -1,0 +1,152 @@
+"""What a run leaves behind about itself: ``run.json``, and the care for what stood in ``output_dir`` before."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ft import __version__
+from ft.config import redact
+from ft.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from ft_hookspecs import Plan, Run
+
+RUN_FILE: Final = "run.json"
+OWN_FILES: Final = (RUN_FILE, "metrics.jsonl", "loss.png", "answers.jsonl")
+LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pluggy")
+
+
+class Journal:
+    """Keeps ``run.json`` true through the phases of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.started = time.time()
+        self.owns_folder = False
+
+    def begin(self) -> None:
+        """Make the folder, and write the first record unless an earlier run's record stands there."""
+        make_folder(self.run.output_dir)
+        self.owns_folder = not (self.run.output_dir / RUN_FILE).exists()
+        if self.owns_folder:
+            self.write("preparing")
+
+    def clear_previous(self) -> None:
+        """With ``overwrite_output_dir``, remove what an earlier run of ours left; anything else stays.
+
+        Done only when training is about to begin, so that a run that fails earlier has cost nothing.
+        """
+        if self.run.plan.get("overwrite_output_dir") and self.run.resumed_from is None:
+            for path in own_paths(self.run.output_dir):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.owns_folder = True
+
+    def write(self, status: str, error: BaseException | None = None) -> None:
+        """Replace ``run.json`` as a whole: a reader never sees half of it."""
+        text = json.dumps(describe(self.run, status, self.started, error), indent=2, default=str)
+        path = self.run.output_dir / RUN_FILE
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def end(self, status: str, error: BaseException | None = None) -> None:
+        """The last state, unless the folder still holds an earlier run that this one has not replaced.
+
+        A failure to write it must not hide why the run ended.
+        """
+        if error is not None and not self.owns_folder:
+            return
+        try:
+            self.write(status, error)
+        except OSError:
+            if error is None:
+                raise
+
+
+def own_paths(folder: Path) -> list[Path]:
+    """What ft itself wrote into an earlier ``output_dir``."""
+    return [path for name in OWN_FILES if (path := folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
+
+
+def describe(run: Run, status: str, started: float, error: BaseException | None) -> dict[str, Any]:
+    """Everything ``run.json`` holds, secrets redacted."""
+    plan = run.plan
+    return {
+        "status": status,
+        "error": None if error is None else {"type": type(error).__name__, "message": str(error)},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "config": redacted_values(plan),
+        "sources": {key: str(source) for key, source in plan.sources.items()},
+        "plugins": [{"id": info.id, "distribution": info.distribution, "version": info.version} for info in plan.plugins],
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
+        "model": None if run.model_files is None else run.model_files.description or run.model_files.path,
+        "data": {split: vars(counts) for split, counts in run.counts.items()},
+        "changes": [{"plugin": info.id, "summary": change.summary, **change.details} for info, change in run.changes],
+        "decisions": run.decisions,
+        "notes": list(plan.notes),
+        "resumed_from": run.resumed_from,
+        "metrics": run.metrics,
+    }
+
+
+def redacted_values(plan: Plan) -> dict[str, Any]:
+    """The configuration without its secrets."""
+    return redact(dict(plan.values), plan.secrets)
+
+
+def versions() -> dict[str, str]:
+    """Versions of ft, Python and the libraries that decide a result."""
+    found = {"ft": __version__, "python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``output_dir``.
+
+    Raises:
+        EnvironmentProblem: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot make output_dir {str(folder)!r}", why=error.strerror or str(error), remedy="choose another output_dir"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise EnvironmentProblem(f"cannot write to output_dir {str(folder)!r}", remedy="choose another output_dir")
+
+
+def check_output_dir(plan: Plan) -> None:
+    """Refuse to write into a folder that holds something, unless that was asked for.
+
+    Raises:
+        ConfigError: ``output_dir`` is missing, a file, or not empty.
+    """
+    where = str(plan.sources.get("output_dir", ""))
+    if plan.output_dir is None:
+        raise ConfigError("output_dir is missing", remedy="say where to write: output_dir=outputs/my-run")
+    if plan.output_dir.is_file():
+        raise ConfigError(f"output_dir {str(plan.output_dir)!r} is a file", where=where, remedy="name a folder")
+    asked = plan.get("overwrite_output_dir") or plan.get("resume_from_checkpoint")
+    if not asked and plan.output_dir.is_dir() and any(plan.output_dir.iterdir()):
+        raise ConfigError(
+            f"output_dir {str(plan.output_dir)!r} is not empty",
+            where=where,
+            why="a run would overwrite what is in it",
+            remedy="choose another output_dir, or say overwrite_output_dir=true or resume_from_checkpoint=true",
+        )

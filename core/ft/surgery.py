@@ -1,0 +1,60 @@
+"""What plugins do to the model, one after the other, and the two rules that keep it honest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ft.errors import PluginError, TrainingError
+from ft_hookspecs import Change
+
+if TYPE_CHECKING:
+    from ft.plugins import PluginManager
+    from ft_hookspecs import PluginInfo, Run
+
+
+def apply(run: Run, plugins: PluginManager, hook: str) -> None:
+    """Call ``hook`` on each plugin in order of selection, each on the model that the one before returned.
+
+    Raises:
+        PluginError: a plugin changed nothing, or two of one hook claim the same module.
+    """
+    claimed: dict[str, PluginInfo] = {}
+    for info in plugins.implementers(hook):
+        change = plugins.call(info, hook, run=run, model=run.model)
+        check_change(info, hook, change)
+        check_claims(claimed, info, change)
+        run.model = change.model
+        run.changes.append((info, change))
+
+
+def check_change(info: PluginInfo, hook: str, change: object) -> None:
+    """A plugin that was selected and did nothing is worse than an error: the user believes that it acted."""
+    if not isinstance(change, Change) or not change.summary.strip():
+        raise PluginError(
+            f"plugin {info} changed nothing",
+            where=hook,
+            why="a selected plugin must say what it changed (Change.summary)",
+            remedy=f"leave it out with --no-plugin {info.name}, or report it to {info.distribution}",
+        )
+
+
+def check_claims(claimed: dict[str, PluginInfo], info: PluginInfo, change: Change) -> None:
+    """Two plugins of one kind may not both rewrite a module: the second would undo or double the first."""
+    for module in sorted(change.modules):
+        if module in claimed:
+            raise PluginError(
+                f"plugins {claimed[module]} and {info} both change the module {module!r}",
+                remedy=f"leave one out: --no-plugin {claimed[module].name} or --no-plugin {info.name}",
+            )
+        claimed[module] = info
+
+
+def check_something_trains(run: Run) -> None:
+    """A run in which no parameter has a gradient would end well and learn nothing."""
+    assert run.model is not None
+    if not any(parameter.requires_grad for parameter in run.model.parameters()):
+        raise TrainingError(
+            "no parameter of the model trains",
+            why="; ".join(f"{info.id}: {change.summary}" for info, change in run.changes) or "no adapter acted",
+            remedy="choose a finetuning_type that trains something",
+        )

@@ -1,0 +1,47 @@
+"""Rows of metrics: what the trainer logs, on its way to the loggers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from ft.plugins import PluginManager
+    from ft_hookspecs import Run
+
+SUMMARY: Final = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
+
+
+class RowCallback(TrainerCallback):
+    """Passes each log of the trainer to ``ft_log``, in the main process, isolated: a logger cannot stop a run."""
+
+    def __init__(self, run: Run, plugins: PluginManager) -> None:
+        self.run = run
+        self.plugins = plugins
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "train_runtime" in logs:  # the trainer's own summary: part of the final row, not a row
+            self.run.metrics.update({name: logs[name] for name in SUMMARY if name in logs})
+            return
+        event = "train" if "loss" in logs else "eval"
+        self.plugins.isolated("ft_log", run=self.run, row={"event": event, "step": state.global_step, **logs})
+
+
+def final_row(run: Run) -> dict[str, Any]:
+    """The last row of ``metrics.jsonl``: every metric of the run."""
+    step = run.trainer.state.global_step if run.trainer is not None else 0
+    return {"event": "final", "step": step, **run.metrics}
