@@ -74,7 +74,7 @@ class DataError(FtError):
     title = "data"
 
 
-class EnvironmentProblem(FtError):  # noqa: N818 - EnvironmentError is a builtin
+class EnvironmentProblem(FtError):
     """The machine lacks something: a package, a device, a permission, disk space, a network."""
 
     exit_code = 5
@@ -102,7 +102,7 @@ class Problems(FtError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+class Stopped(Exception):
     """The run was stopped by a signal and has saved what it had."""
 
     def __init__(self, signal_name: str, exit_code: int, saved: str) -> None:

@@ -85,7 +85,9 @@ def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: 
     """One split through the stage; empty is an error, because a run that learns nothing must not look like one."""
     dataset = plugins.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
     if dataset is None:
-        raise PluginError(f"the stage {run.plan.get('stage')!r} prepares no data", remedy="implement ft_prepare_dataset")
+        raise PluginError(
+            f"the stage {run.plan.get('stage')!r} prepares no data", remedy="implement ft_prepare_dataset"
+        )
     if len(dataset) == 0:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
         raise DataError("no sample is left to learn from", why=reasons, remedy="see the counts; raise cutoff_len")

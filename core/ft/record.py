@@ -86,7 +86,9 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "seconds": round(time.time() - started, 3),
         "config": redacted_values(plan),
         "sources": {key: str(source) for key, source in plan.sources.items()},
-        "plugins": [{"id": info.id, "distribution": info.distribution, "version": info.version} for info in plan.plugins],
+        "plugins": [
+            {"id": info.id, "distribution": info.distribution, "version": info.version} for info in plan.plugins
+        ],
         "versions": versions(),
         "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
         "model": None if run.model_files is None else run.model_files.description or run.model_files.path,
@@ -125,7 +127,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvironmentProblem(
-            f"cannot make output_dir {str(folder)!r}", why=error.strerror or str(error), remedy="choose another output_dir"
+            f"cannot make output_dir {str(folder)!r}",
+            why=error.strerror or str(error),
+            remedy="choose another output_dir",
         ) from error
     if not os.access(folder, os.W_OK):
         raise EnvironmentProblem(f"cannot write to output_dir {str(folder)!r}", remedy="choose another output_dir")

@@ -37,5 +37,7 @@ def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
     from ft.training import evaluate_loss
 
     metrics = evaluate_loss(run, trainer, when)
-    perplexity = {name.replace("loss", "perplexity"): math.exp(loss) for name, loss in metrics.items() if "loss" in name}
+    perplexity = {
+        name.replace("loss", "perplexity"): math.exp(loss) for name, loss in metrics.items() if "loss" in name
+    }
     return {**metrics, **perplexity}
