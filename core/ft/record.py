@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ft import __version__
@@ -17,6 +16,8 @@ from ft.config import redact
 from ft.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ft_hookspecs import Plan, Run
 
 RUN_FILE: Final = "run.json"
@@ -86,9 +87,7 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "seconds": round(time.time() - started, 3),
         "config": redacted_values(plan),
         "sources": {key: str(source) for key, source in plan.sources.items()},
-        "plugins": [
-            {"id": info.id, "distribution": info.distribution, "version": info.version} for info in plan.plugins
-        ],
+        "plugins": [{"id": info.id, "from": info.distribution, "version": info.version} for info in plan.plugins],
         "versions": versions(),
         "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
         "model": None if run.model_files is None else run.model_files.description or run.model_files.path,

@@ -42,8 +42,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``train`` is what the data says: ``True`` or ``False`` overrules the stage's choice, ``None`` leaves it.
+    """One turn of a conversation.
 
+    ``train`` is what the data says: ``True`` or ``False`` overrules the stage's choice, ``None`` leaves it to the stage.
     ``weight`` multiplies the loss of the turn's tokens.
     """
 

@@ -36,8 +36,5 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
 def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
     from ft.training import evaluate_loss
 
-    metrics = evaluate_loss(run, trainer, when)
-    perplexity = {
-        name.replace("loss", "perplexity"): math.exp(loss) for name, loss in metrics.items() if "loss" in name
-    }
-    return {**metrics, **perplexity}
+    losses = evaluate_loss(run, trainer, when)
+    return {**losses, **{name.replace("loss", "perplexity"): math.exp(loss) for name, loss in losses.items()}}

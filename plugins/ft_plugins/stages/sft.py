@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: cross-entropy on the assistant's turns, averaged over the tokens of a whole optimizer step."""
+"""Supervised fine-tuning: cross-entropy on the assistant's turns, averaged over a whole optimizer step."""
 
 from __future__ import annotations
 
