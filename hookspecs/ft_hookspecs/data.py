@@ -44,7 +44,7 @@ class Row:
 class Message:
     """One turn of a conversation.
 
-    ``train`` is what the data says: ``True`` or ``False`` overrules the stage's choice, ``None`` leaves it to the stage.
+    ``train`` is what the data says: ``True`` or ``False`` overrules the stage's choice, ``None`` leaves it.
     ``weight`` multiplies the loss of the turn's tokens.
     """
 
