@@ -1,0 +1,150 @@
+"""``ft plan``: the resolved composition of a run, for people and as JSON."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ft.cli.text import columns, echo_json, heading
+from ft.config import redact
+from ft.devices import devices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ft.plugins import PluginManager
+    from ft_hookspecs import DatasetSource, Plan
+
+PHASES: Final = (
+    ("configure", ("ft_options",)),
+    ("check", ("ft_check",)),
+    ("find model", ("ft_resolve_model",)),
+    ("data", ("ft_template", "ft_load_dataset", "ft_read_format")),
+    ("tokenise", ("ft_prepare_dataset",)),
+    ("load", ("ft_model_load_options", "ft_load_model")),
+    ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
+    ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_log")),
+    ("save", ("ft_save_model", "ft_export")),
+    ("evaluate, predict", ("ft_evaluate", "ft_predict")),
+    ("end", ("ft_run_finished", "ft_run_failed")),
+)
+"""The lifecycle in the order of ``ft.lifecycle.run``, with the hooks of each phase."""
+
+COUNTED_BYTES: Final = 50_000_000  # larger files take longer to read than a plan should
+
+
+def show(plan: Plan, manager: PluginManager, *, every: bool, as_json: bool) -> None:
+    """Print the plan: as JSON with every value, or for people with the values that the user set (or ``every``)."""
+    described = describe(plan, manager)
+    if as_json:
+        echo_json(described)
+    else:
+        _print(described, every=every)
+
+
+def describe(plan: Plan, manager: PluginManager) -> dict[str, Any]:
+    """Everything a plan settles, as JSON can hold it; secrets are redacted."""
+    shown = redact(plan.values, plan.secrets)
+    return {
+        "phases": [{"phase": phase, "hooks": _implementations(manager, hooks)} for phase, hooks in PHASES],
+        "plugins": [
+            {"kind": info.kind, "name": info.name, "distribution": info.distribution, "version": info.version}
+            for info in plan.plugins
+        ],
+        "values": {
+            key: {
+                "value": value,
+                "source": plan.sources[key].kind,
+                "where": plan.sources[key].where,
+                "set": plan.is_set(key),
+            }
+            for key, value in shown.items()
+        },
+        "output_dir": plan.output_dir,
+        "notes": list(plan.notes),
+        "decisions": list(_decisions(plan)),
+        "data": list(_data(plan, manager)),
+    }
+
+
+def _implementations(manager: PluginManager, hooks: tuple[str, ...]) -> dict[str, list[str]]:
+    """The selected plugins behind each hook, in the order in which they are called."""
+    return {hook: [info.id for info in manager.infos if manager.implements(info, hook)] for hook in hooks}
+
+
+def _decisions(plan: Plan) -> Iterator[str]:
+    """What can be said before a model or a row is read."""
+    yield f"device: {devices().description}"
+    size, steps = plan.get("per_device_train_batch_size"), plan.get("gradient_accumulation_steps")
+    if isinstance(size, int) and isinstance(steps, int):
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        yield f"batch: {size * steps * world} samples a step ({size} a device, {steps} accumulated, {world} processes)"
+
+
+def _data(plan: Plan, manager: PluginManager) -> Iterator[dict[str, Any]]:
+    """Each data set, with its rows where counting them is cheap.
+
+    Raises:
+        DataError: a file is missing or malformed.
+    """
+    from ft.data import dataset_sources
+
+    for key in ("dataset", "eval_dataset"):
+        for source in dataset_sources(plan, key) if plan.get(key) else ():
+            rows = _rows(plan, manager, source) if _is_small(Path(source.location)) else None
+            yield {"key": key, "name": source.name, "location": source.location, "rows": rows}
+
+
+def _is_small(location: Path) -> bool:
+    if location.is_dir():
+        return sum(path.stat().st_size for path in location.rglob("*") if path.is_file()) <= COUNTED_BYTES
+    return location.is_file() and location.stat().st_size <= COUNTED_BYTES
+
+
+def _rows(plan: Plan, manager: PluginManager, source: DatasetSource) -> int | None:
+    """Rows as the plugin that would load them counts them; it names the place of a malformed one."""
+    rows = manager.hook.ft_load_dataset(plan=plan, source=source)
+    return None if rows is None else sum(1 for _ in rows)
+
+
+# ---- for people ---------------------------------------------------------------------------------------------------
+
+
+def _print(described: dict[str, Any], *, every: bool) -> None:
+    typer.echo(f"plan for {described['output_dir'] or 'a run without output_dir'}")
+    heading("plugins")
+    columns((item["kind"], item["name"], f"{item['distribution']} {item['version']}") for item in described["plugins"])
+    heading("phases")
+    columns(_phase_rows(described["phases"]))
+    heading("values" if every else "values you set (--all shows the defaults)")
+    columns(
+        (key, _value(item["value"]), item["where"] or item["source"])
+        for key, item in described["values"].items()
+        if every or item["set"]
+    )
+    if described["data"]:
+        heading("data")
+        columns((item["key"], item["name"], item["location"], _row_count(item["rows"])) for item in described["data"])
+    heading("decisions")
+    for line in (*described["decisions"], *described["notes"]):
+        typer.echo(f"  {line}")
+
+
+def _phase_rows(phases: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for item in phases:
+        title = item["phase"]
+        for hook, plugins in item["hooks"].items():
+            if plugins:
+                yield title, hook, ", ".join(plugins)
+                title = ""
+
+
+def _value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _row_count(rows: int | None) -> str:
+    return "rows not counted" if rows is None else f"{rows:,} rows"
