@@ -153,7 +153,7 @@ def version(as_json: Json = False) -> None:
     from ft.cli.text import echo_json
 
     if as_json:
-        from ft.cli.checks import versions
+        from ft.record import versions
 
         echo_json(versions())
     else:
