@@ -17,7 +17,10 @@ unless ``--traceback`` asks for it.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from ft_hookspecs import PluginInfo
 
 EXIT_DONE: Final = 0
 EXIT_INTERRUPTED: Final = 130
@@ -36,6 +39,8 @@ class FtError(Exception):
 
     exit_code: ClassVar[int] = 1
     title: ClassVar[str] = "error"
+    plugin: PluginInfo | None = None
+    """Whose hook raised it, set on the way out of the hook."""
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         super().__init__(what)

@@ -58,7 +58,8 @@ class PluginInfo:
         return f"{self.kind}:{self.name}"
 
     def __str__(self) -> str:
-        return f"{self.name!r} ({self.kind}, {self.distribution} {self.version}, {self.value})"
+        distribution = f"{self.distribution} {self.version}".rstrip()  # an in-house plugin has no version
+        return f"{self.name!r} ({self.kind}, {distribution}, {self.value})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class Selection:
     """A wish for one plugin and the key, flag or default that expressed it.
 
     ``plugin`` is ``kind:name``, a bare ``name``, a dotted module or the path of a Python file. ``kind`` is what the
-    expressing key can accept (``stages`` for ``stage``), or empty when any kind will do.
+    expressing key can accept (``stages`` for ``stage``), or empty when any kind will do. ``default`` says that nobody
+    asked for it: it may be disabled without contradiction.
     """
 
     plugin: str
     because: str
     kind: str = ""
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)

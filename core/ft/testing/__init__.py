@@ -1,0 +1,18 @@
+"""What a plugin author needs to test a plugin: tiny models, a tokenizer, fake installations and pytest fixtures.
+
+Everything is made offline, in milliseconds and the same each time. Nothing heavy is imported until it is asked for.
+Fixtures come with ``pytest_plugins = ["ft.testing.pytest_plugin"]`` in a ``conftest.py``.
+"""
+
+from ft.testing.packages import FakeDistribution, build_wheel, install_wheel
+from ft.testing.tiny import ARCHITECTURES, save_tiny_model, tiny_model, tiny_tokenizer
+
+__all__ = [
+    "ARCHITECTURES",
+    "FakeDistribution",
+    "build_wheel",
+    "install_wheel",
+    "save_tiny_model",
+    "tiny_model",
+    "tiny_tokenizer",
+]
