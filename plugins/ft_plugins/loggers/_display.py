@@ -87,6 +87,7 @@ class Bar:
     """A bar that moves at every step, under the rows."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.clock = Clock()
@@ -95,6 +96,7 @@ class Bar:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[latest]}"),
             TextColumn("{task.fields[left]}"),
+            console=Console(),
             expand=True,
         )
         self._task = self._progress.add_task("", total=None, visible=False, latest="", left="")
