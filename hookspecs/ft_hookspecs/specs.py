@@ -43,8 +43,12 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
 
 
 @hookspec(firstresult=True)
-def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row] | None:
-    """The rows of a data set, in order, each with its place; ``None`` when the source is not this plugin's to read."""
+def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row | Exception] | None:
+    """The rows of a data set, in order, each with its place; ``None`` when the source is not this plugin's to read.
+
+    A row that cannot be read, among others that can, is given as the ``ft.errors.DataError`` that says so: whether it
+    stops the run or is left out and counted is ``on_bad_row``'s to say. What breaks the whole file is raised.
+    """
 
 
 @hookspec(firstresult=True)
@@ -59,6 +63,12 @@ def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) 
 @hookspec(firstresult=True)
 def ft_template(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> Template | None:
     """The chat template called ``name``; ``None`` when this plugin has none of that name."""
+
+
+@hookspec
+def ft_template_names(plan: Plan) -> Iterable[str]:
+    """The names that this plugin's ``ft_template`` knows, to suggest the nearest; nothing heavy may be imported."""
+    raise NotImplementedError
 
 
 @hookspec(firstresult=True)

@@ -1,0 +1,36 @@
+"""From the names of data sets to token ids: public to plugins, light to import.
+
+::
+
+    names ─ dataset_sources ─▶ sources ─ read_examples ─▶ examples ─ supervise ─▶ tokens ─ cached_dataset ─▶ Arrow
+            dataset_info.json   ft_load_dataset   Template, blocks       by content
+            paths, hub ids      ft_read_format
+"""
+
+from ft.data.cache import cached_dataset
+from ft.data.prepare import prepare_supervised, prepare_text
+from ft.data.reading import load_examples, load_splits, read_examples, split_validation
+from ft.data.sources import dataset_sources
+from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
+from ft.data.templates import ChatTemplate, template_for
+from ft.data.tokens import blocks, supervise, supervise_batch
+
+__all__ = [
+    "IGNORE",
+    "ChatTemplate",
+    "Supervision",
+    "Tokens",
+    "blocks",
+    "cached_dataset",
+    "dataset_sources",
+    "encode_batch",
+    "load_examples",
+    "load_splits",
+    "prepare_supervised",
+    "prepare_text",
+    "read_examples",
+    "split_validation",
+    "supervise",
+    "supervise_batch",
+    "template_for",
+]

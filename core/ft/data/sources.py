@@ -1,0 +1,205 @@
+"""Which data sets a run names, and where each of them lies."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ft.errors import DataError
+from ft.options import DataOptions
+from ft_hookspecs import DatasetSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ft_hookspecs import Plan
+
+INFO: Final = "dataset_info.json"
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FILE_NAME: Final = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|txt)(\.gz)?$", re.IGNORECASE)
+
+REFUSED: Final = {
+    "script_url": ("it would run a Python script that comes with the data", "load the script's output from a file"),
+    "ms_hub_url": ("only the Hugging Face hub is read", "give hf_hub_url, or download the files and give file_name"),
+    "om_hub_url": ("only the Hugging Face hub is read", "give hf_hub_url, or download the files and give file_name"),
+    "cloud_file_name": ("cloud storage is not read", "download the file and give file_name"),
+}
+"""Keys of an entry that say where the data lies in a way that ft does not follow: why not, and what to do."""
+
+
+class Entry(BaseModel):
+    """One entry of ``dataset_info.json``; unnamed columns and tags keep the defaults of the format."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    file_name: str | None = Field(None, min_length=1)
+    hf_hub_url: str | None = Field(None, min_length=1)
+    ms_hub_url: str | None = None
+    om_hub_url: str | None = None
+    script_url: str | None = None
+    cloud_file_name: str | None = None
+    formatting: str = ""
+    ranking: bool = False
+    subset: str | None = None
+    split: str = "train"
+    folder: str | None = None
+    num_samples: int | None = Field(None, gt=0)
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    tags: dict[str, str | None] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The entries of one ``dataset_info.json`` as they stand there; none when there is no such file."""
+
+    folder: Path
+    entries: Mapping[str, object] = field(default_factory=dict)
+    text: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> DatasetInfo:
+        """Read the file.
+
+        Raises:
+            DataError: it is not UTF-8 or not a JSON object; ``where`` is ``file:line``.
+        """
+        path = folder / INFO
+        if not path.is_file():
+            return cls(folder)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{INFO} is not valid JSON: {error.msg}",
+                where=f"{path}:{error.lineno}:{error.colno}",
+                remedy="correct the file at this place; JSON allows no comments and no comma before a closing bracket",
+            ) from None
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise DataError(f"{INFO} cannot be read", where=f"{path}:1", why=str(error)) from None
+        if not isinstance(entries, dict):
+            raise DataError(f"{INFO} is not an object of names", where=f"{path}:1", remedy='write {"name": {…}}')
+        return cls(folder, entries, text)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / INFO
+
+    def place(self, name: str) -> str:
+        """``file:line`` of an entry."""
+        found = re.search(rf"{re.escape(json.dumps(name, ensure_ascii=False))}\s*:", self.text)
+        line = self.text.count("\n", 0, found.start()) + 1 if found else 1
+        return f"{self.path}:{line}"
+
+
+def dataset_sources(plan: Plan, key: str = "dataset") -> list[DatasetSource]:
+    """The data sets that ``dataset`` or ``eval_dataset`` names, in order.
+
+    Each is looked for as an entry of ``dataset_info.json``, then as a file or folder (from the working directory, then
+    from ``dataset_dir``), then as a hub id. The ``location`` of a file or folder is absolute; any other is a hub id.
+
+    Raises:
+        DataError: no such data set, or an entry that is malformed or asks for what ft does not do.
+    """
+    options = plan.of(DataOptions)
+    names = options.dataset if key == "dataset" else options.eval_dataset
+    if not names:
+        return []
+    info = DatasetInfo.read(Path(options.dataset_dir))
+    return [find_source(name, info) for name in names]
+
+
+def find_source(name: str, info: DatasetInfo) -> DatasetSource:
+    """One data set by its name, path or hub id."""
+    if name in info.entries:
+        return _from_entry(name, info)
+    for path in (Path(name), info.folder / name):
+        if path.exists():
+            return DatasetSource(name, str(path.resolve()), declared_at=str(path))
+    if HUB_ID.fullmatch(name) and not FILE_NAME.search(name):
+        return DatasetSource(name, name)
+    raise _unknown(name, info)
+
+
+def _unknown(name: str, info: DatasetInfo) -> DataError:
+    if FILE_NAME.search(name):
+        return DataError(
+            f"the data file {name!r} does not exist",
+            where=str(Path.cwd() / name),
+            why=f"it is neither under the working directory nor under dataset_dir ({info.folder})",
+            remedy="correct the path",
+        )
+    near = nearest(name, info.entries)
+    known = f"{info.path} names {len(info.entries)} data sets" if info.text else f"there is no {info.path}"
+    return DataError(
+        f"unknown data set {name!r}",
+        where=str(info.path),
+        why=f"{known}, and there is no file or folder of that name",
+        remedy=near or "give a name in it, the path of a file, or a hub id such as owner/name; dataset_dir says where",
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``did you mean …?`` with up to three of ``names``, or nothing."""
+    close = get_close_matches(name, list(names), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _from_entry(name: str, info: DatasetInfo) -> DatasetSource:
+    where = info.place(name)
+    entry = _parse(name, info.entries[name], where)
+    return DatasetSource(
+        name,
+        entry.hf_hub_url or _file(name, entry, info, where),
+        formatting=entry.formatting,
+        columns={key: column for key, column in entry.columns.items() if column},
+        tags={key: tag for key, tag in entry.tags.items() if tag},
+        ranking=entry.ranking,
+        split=entry.split,
+        subset=entry.subset,
+        folder=entry.folder,
+        num_samples=entry.num_samples,
+        declared_at=where,
+    )
+
+
+def _parse(name: str, entry: object, where: str) -> Entry:
+    try:
+        return Entry.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        near = nearest(key, Entry.model_fields) if first["type"] == "extra_forbidden" else ""
+        raise DataError(
+            f"the data set {name!r} is not declared as it should be",
+            where=where,
+            why=f"unknown key {key!r}" if near or first["type"] == "extra_forbidden" else f"{key}: {first['msg']}",
+            remedy=near or f"the keys are {', '.join(key for key in Entry.model_fields if key not in REFUSED)}",
+        ) from None
+
+
+def _file(name: str, entry: Entry, info: DatasetInfo, where: str) -> str:
+    """The absolute path of ``file_name``, which must lie inside ``dataset_dir``: the file may come from elsewhere."""
+    if entry.file_name is None:
+        for key, (why, remedy) in REFUSED.items():
+            if getattr(entry, key):
+                raise DataError(f"the data set {name!r} has only {key}", where=where, why=why, remedy=remedy)
+        raise DataError(f"the data set {name!r} says not where it lies", where=where, remedy="give it a file_name")
+    path = (info.folder / entry.file_name).resolve()
+    if not path.is_relative_to(info.folder.resolve()):
+        raise DataError(
+            f"the file of {name!r} lies outside dataset_dir: {entry.file_name}",
+            where=where,
+            why=f"a {INFO} may name only files in its own folder",
+            remedy=f"give the file itself: dataset: {path}",
+        )
+    if not path.exists():
+        near = nearest(entry.file_name, sorted(file.name for file in path.parent.glob("*")))
+        raise DataError(f"the file of {name!r} does not exist: {path}", where=where, remedy=near or "correct file_name")
+    return str(path)

@@ -1,0 +1,195 @@
+"""From a conversation to token ids and labels: one rendering, one tokenisation, character spans.
+
+The conversation is rendered once as a whole. What an answer's span is follows from inference itself: it begins where
+the rendering of the messages before it, with a generation prompt, ends; it ends with the turn, its end marker included.
+Both renderings must be prefixes of the whole. Where a template changes earlier turns when later ones follow (Qwen3
+takes their thoughts away), the conversation becomes one sample for each answer, as inference sees it.
+
+A token is supervised if and only if its first character lies in a supervised span.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from ft.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from ft_hookspecs import DataCounts, Example, Template
+
+IGNORE: Final = -100
+"""The label of a token that is not learned."""
+
+EXPANDED: Final = "conversations made one sample for each answer, because the template changes earlier turns"
+
+Truncation = Literal["proportional", "left", "right", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One sample: ids, labels (:data:`IGNORE` where not learned) and, if any turn has one, a loss weight for each."""
+
+    input_ids: list[int]
+    labels: list[int]
+    loss_weights: list[float] | None = None
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens are learned; the first of a sample never is, as nothing predicts it."""
+        return len(self.labels) - 1 - self.labels[1:].count(IGNORE) if self.labels else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """Which tokens are learned, and how long a sample may be.
+
+    ``cutoff_len`` is in tokens. ``on_bad_row`` says what becomes of a conversation that the template refuses.
+    """
+
+    cutoff_len: int
+    truncation: Truncation = "proportional"
+    train_on_prompt: bool = False
+    mask_history: bool = False
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
+class Span(NamedTuple):
+    """Supervised characters of a text: from ``start`` up to ``end``."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as text. ``example`` holds the messages that were rendered, ``learned`` which of them count."""
+
+    example: Example
+    learned: tuple[bool, ...]
+    text: str
+    spans: tuple[Span, ...]
+
+
+# ---- render -------------------------------------------------------------------------------------------------------
+
+
+def render(example: Example, template: Template, supervision: Supervision, counts: DataCounts) -> list[Rendered]:
+    """The text of a conversation with its supervised spans; one for each learned turn if nothing else is exact."""
+    learned = learned_turns(example, supervision)
+    try:
+        whole = render_whole(example, template, learned)
+        if whole is not None:
+            return [whole]
+        apart = [render_until(example, template, turn) for turn, is_learned in enumerate(learned) if is_learned]
+    except DataError as error:
+        raise DataError(error.what, where=example.where, why=error.why, remedy=error.remedy) from error
+    counts.repaired[EXPANDED] = counts.repaired.get(EXPANDED, 0) + 1
+    return apart
+
+
+def learned_turns(example: Example, supervision: Supervision) -> tuple[bool, ...]:
+    """Which messages are learned: as the data says, else as the stage says."""
+    if not example.messages:
+        raise DataError(
+            "plain text where a conversation is needed",
+            where=example.where,
+            why="only the stage of pretraining learns plain text",
+            remedy="name the columns of prompt and answer in dataset_info.json, or use stage: pt",
+        )
+    messages = example.messages
+    last = max((turn for turn, message in enumerate(messages) if message.role == "assistant"), default=-1)
+
+    def by_default(turn: int) -> bool:
+        if messages[turn].role != "assistant":
+            return supervision.train_on_prompt
+        return turn == last or not supervision.mask_history
+
+    return tuple(by_default(turn) if m.train is None else m.train for turn, m in enumerate(messages))
+
+
+def render_whole(example: Example, template: Template, learned: tuple[bool, ...]) -> Rendered | None:
+    """One rendering with the spans of all learned turns; ``None`` when the template is not prefix-stable there."""
+    messages = example.messages
+    text = template.render(messages, tools=example.tools)
+    if all(learned) and all(message.weight == 1 for message in messages):
+        return Rendered(example, learned, text, (Span(0, len(text), 1.0),))
+    spans = [turn_span(example, template, text, turn) for turn, is_learned in enumerate(learned) if is_learned]
+    stable = [span for span in spans if span is not None]
+    return Rendered(example, learned, text, tuple(stable)) if len(stable) == len(spans) else None
+
+
+def render_until(example: Example, template: Template, turn: int) -> Rendered:
+    """The conversation up to one learned turn, as inference sees it."""
+    shorter = replace(example, messages=example.messages[: turn + 1])
+    rendered = render_whole(shorter, template, (*(False,) * turn, True))
+    if rendered is None:
+        raise DataError(
+            f"the chat template ({template.name}) does not show where message {turn + 1} begins",
+            where=example.where,
+            why="the text before an answer, with the generation prompt, is not a prefix of the text with the answer",
+            remedy="choose another template, or take the thoughts or tool calls out of the row",
+        )
+    return rendered
+
+
+def turn_span(example: Example, template: Template, text: str, turn: int) -> Span | None:
+    """The characters of a turn in the rendering ``text``: an answer begins after the generation prompt."""
+    messages, tools = example.messages, example.tools
+    message, before = messages[turn], messages[:turn]
+    is_answer = message.role == "assistant"
+    opening = template.render(before, tools=tools, add_generation_prompt=is_answer) if before else ""
+    is_last = turn == len(messages) - 1
+    closed = text if is_last else template.render(messages[: turn + 1], tools=tools)
+    if not (text.startswith(closed) and closed.startswith(opening) and len(closed) > len(opening)):
+        return None
+    return Span(len(opening), _end(closed, template.stop), message.weight)
+
+
+def _end(closed: str, stop: Sequence[str]) -> int:
+    """The end of a turn. White space after an end marker is the template's, and no model is asked to write it."""
+    marked = closed.rstrip()
+    return len(marked) if stop and marked.endswith(tuple(stop)) else len(closed)
+
+
+# ---- tokenise -----------------------------------------------------------------------------------------------------
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Any]:
+    """``tokenizers.Encoding`` of each text: special tokens written in it count as such, and none is added.
+
+    Raises:
+        ConfigError: the tokenizer has no Rust implementation, and so no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
+            where="use_fast_tokenizer",
+            why="labels are found by the place of each token in the text",
+            remedy="set use_fast_tokenizer: true, or use a model with a tokenizer.json",
+        )
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    encodings: list[Any] = backend.encode_batch(texts, add_special_tokens=False)
+    return encodings
+
+
+def label(sample: Rendered, encoding: Any) -> Tokens:
+    """Labels from the spans. Offsets are sorted, so that each end of a span is found by bisection."""
+    ids: list[int] = encoding.ids
+    offsets: list[tuple[int, int]] = encoding.offsets
+    labels = [IGNORE] * len(ids)
+    weights = [1.0] * len(ids) if any(message.weight != 1 for message in sample.example.messages) else None
+    for start, end, weight in sample.spans:
+        first, after = bisect_left(offsets, (start,)), bisect_left(offsets, (end,))
+        labels[first:after] = ids[first:after]
+        if weights is not None:
+            weights[first:after] = [weight] * (after - first)
+    return Tokens(ids, labels, weights)
