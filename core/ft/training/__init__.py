@@ -1,0 +1,58 @@
+"""Training: packed batches, an exact and fast step, and the trainer around it. Public, also for third parties.
+
+Attributes load on first use, so that a plugin may import this package at module level without importing torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ft.training.arguments import training_arguments
+    from ft.training.checkpoints import latest_checkpoint
+    from ft.training.engine import Engine, evaluating
+    from ft.training.generation import generate
+    from ft.training.packing import PackedBatch, pack, pad, per_sequence
+    from ft.training.precision import choose_dtype, precision_problems
+    from ft.training.trainer import PackedTrainer, evaluate_loss, train
+
+_HOMES: Final = {
+    "Engine": "engine",
+    "PackedBatch": "packing",
+    "PackedTrainer": "trainer",
+    "choose_dtype": "precision",
+    "evaluate_loss": "trainer",
+    "evaluating": "engine",
+    "generate": "generation",
+    "latest_checkpoint": "checkpoints",
+    "pack": "packing",
+    "pad": "packing",
+    "per_sequence": "packing",
+    "precision_problems": "precision",
+    "train": "trainer",
+    "training_arguments": "arguments",
+}
+
+__all__ = [
+    "Engine",
+    "PackedBatch",
+    "PackedTrainer",
+    "choose_dtype",
+    "evaluate_loss",
+    "evaluating",
+    "generate",
+    "latest_checkpoint",
+    "pack",
+    "pad",
+    "per_sequence",
+    "precision_problems",
+    "train",
+    "training_arguments",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,55 @@
+"""From a plan to ``transformers.TrainingArguments``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from transformers import TrainingArguments
+
+from ft.training.capability import base_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ft_hookspecs import Plan, Run
+
+LIFECYCLE: Final = frozenset(
+    {"output_dir", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "eval_on_start"}
+)
+"""Fields that the lifecycle answers for, not the trainer."""
+
+FIXED: Final[Mapping[str, Any]] = {
+    "report_to": [],  # loggers are plugins
+    "disable_tqdm": True,  # as is the progress bar
+    "remove_unused_columns": False,  # a packed batch needs columns that no model's forward names
+    "logging_nan_inf_filter": False,  # a loss that is not finite is shown as what it is
+    "include_num_input_tokens_seen": "no",  # counted on the host, without waiting for the device each batch
+    "eval_do_concat_batches": True,
+    "prediction_loss_only": False,
+}
+
+
+def training_arguments(run: Run, **overrides: Any) -> TrainingArguments:
+    """The arguments of a run: what the plan sets, then what ft fixes, then ``overrides``."""
+    plan = run.plan
+    known = {field.name for field in fields(TrainingArguments) if field.init} - LIFECYCLE
+    values = {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
+    values |= _precision(run)
+    values |= {"output_dir": str(run.output_dir), "dataloader_pin_memory": _pins_memory(plan), **FIXED}
+    if plan.get("disable_shuffling"):
+        values["train_sampling_strategy"] = "sequential"
+    # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.
+    values.setdefault("accelerator_config", {"dispatch_batches": False})
+    return TrainingArguments(**{**values, **overrides})
+
+
+def _precision(run: Run) -> dict[str, bool]:
+    """Autocast: for bf16 only over fp32 weights; fp16 needs it always, for its loss scaling."""
+    fp32 = run.model is not None and base_dtype(run.model) == torch.float32
+    return {"bf16": bool(run.plan.get("bf16")) and fp32, "fp16": bool(run.plan.get("fp16"))}
+
+
+def _pins_memory(plan: Plan) -> bool:
+    return bool(plan.get("dataloader_pin_memory", True)) and torch.cuda.is_available() and not plan.get("use_cpu")

@@ -1,0 +1,189 @@
+"""Attention within the sequences of a packed row, registered in transformers under the name ``ft_packed``.
+
+The boundaries travel as the keyword arguments that transformers itself passes from a model's ``forward`` to its
+attention (``cu_seq_lens_q`` and so on). Without them the call is not ours: it behaves as ``sdpa``, masks included, so
+that the same model also generates and is evaluated by others.
+
+Shapes: T tokens, H heads, K key and value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import is_flash_attn_2_available
+
+if TYPE_CHECKING:
+    from ft.training.packing import PackedBatch
+
+NAME: Final = "ft_packed"
+
+VARLEN_HEAD_SIZE: Final = 256
+"""The largest head of the FlashAttention kernels."""
+
+
+def boundaries(batch: PackedBatch) -> dict[str, Any]:
+    """The keyword arguments that make a model's forward packed.
+
+    The attention mask is a placeholder: transformers hands a four-dimensional mask on as it is, where without one it
+    would build a (T, T) mask from the restarting positions.
+    """
+    cu_seqlens, longest = batch["cu_seqlens"], batch["max_length"]
+    return {
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=cu_seqlens.device),
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of a packed row: query (1, H, T, D), key and value (1, K, T, D) → (1, T, H, D).
+
+    Raises:
+        NotImplementedError: soft-capping, a position bias or sinks, which no kernel here computes.
+    """
+    if cu_seq_lens_q is None or max_length_q is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]  # transformers ships no types
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    for name in ("softcap", "position_bias", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"packed attention has no {name}")
+    window = sliding_window if sliding_window and sliding_window < max_length_q else None
+    kernel = _by_varlen if _varlen_can(query, dropout) else _by_segment
+    return kernel(query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, window), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    _longest: int,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """One SDPA a sequence. ``tolist`` is free on a CPU; on a GPU, where only fp32 comes here, it waits for the device.
+
+    Splitting once, not slicing a sequence at a time, keeps the backward linear in T: each slice's gradient would be a
+    tensor of the whole row.
+    """
+    bounds = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(bounds)]
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    split = (torch.split_with_sizes(states, lengths, dim=2) for states in (query, key, value))
+    for q, k, v in zip(*split, strict=True):
+        mask = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
+        output = scaled_dot_product_attention(
+            q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(output.transpose(1, 2))
+    return torch.cat(outputs, dim=1)
+
+
+@lru_cache(maxsize=16)
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """(length, length): each token sees itself and the ``window - 1`` before it."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def _varlen_can(query: Tensor, dropout: float) -> bool:
+    """Whether a variable-length kernel takes this call; PyTorch's own has no dropout."""
+    half = torch.float16, torch.bfloat16
+    return (
+        query.is_cuda
+        and _compute_dtype(query) in half
+        and query.shape[-1] <= VARLEN_HEAD_SIZE
+        and query.shape[-1] % 8 == 0
+        and (dropout == 0.0 or is_flash_attn_2_available())
+    )
+
+
+def _compute_dtype(query: Tensor) -> torch.dtype:
+    """Autocast does not reach the variable-length kernels, and rotary embeddings leave fp32 under it."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def _by_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """FlashAttention over the whole row at once: flash-attn when it is installed, else the copy inside PyTorch.
+
+    Both count the window without the token itself.
+    """
+    dtype = _compute_dtype(query)
+    q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # (T, heads, D)
+    left = window - 1 if window else -1
+    if is_flash_attn_2_available():
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
+
+        output: Tensor = flash_attn_varlen_func(
+            q,
+            k,
+            v,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            dropout_p=dropout,
+            softmax_scale=scaling,
+            causal=True,
+            window_size=(left, 0) if window else (-1, -1),
+        )
+    else:
+        from torch.nn.attention.varlen import varlen_attn
+
+        result = varlen_attn(
+            q,
+            k,
+            v,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=(left, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        assert isinstance(result, Tensor)
+        output = result
+    return output[None]
+
+
+def register() -> None:
+    """Make ``ft_packed`` known to transformers; the masks of calls without boundaries are those of ``sdpa``."""
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

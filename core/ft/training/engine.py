@@ -1,0 +1,199 @@
+"""What every stage needs of a model: for the labels of a batch, their loss or log-probabilities, fast and exact.
+
+A model that can takes the packed step (one flat row, attention a sequence at a time, head at labels
+only); any other the plain padded forward of transformers. The first batch decides by comparing the two.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ft.errors import ConfigError, TrainingError
+from ft.training import attention
+from ft.training.capability import base_dtype, obstacles, unwrap
+from ft.training.head import label_head
+from ft.training.packing import IGNORED, PackedBatch, pack, pad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHECK_SEQUENCES: Final = 2
+CHECK_TOKENS: Final = 64
+"""What the self-check costs at most: two forwards of this many sequences of this many tokens, once."""
+
+TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Mean difference of log-probabilities that rounding explains: a forward of thirty layers in that dtype stays a few
+times below, a sequence that sees its neighbour lies above."""
+
+
+class Engine:
+    """The loss and log-probabilities of packed batches.
+
+    Args:
+        model: a causal language model of transformers, perhaps inside PEFT. Its attention is switched to ``ft_packed``.
+        attention: ``packed`` demands the packed step, ``padded`` forbids it, ``auto`` takes it where it is exact.
+        decide: told each decision with its reason.
+
+    Attributes:
+        packed: which step runs.
+        reason: why it is the padded one; empty when it is not.
+
+    Raises:
+        ConfigError: ``packed`` was demanded of a model that cannot take it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        attention: Literal["auto", "packed", "padded"] = "auto",
+        decide: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model = model
+        self.demanded = attention == "packed"
+        self.decide = decide
+        self.checked = False
+        self.reason = "attention: padded" if attention == "padded" else "; ".join(obstacles(model))
+        if self.demanded and self.reason:
+            raise ConfigError(
+                "this model cannot be trained packed",
+                where="attention: packed",
+                why=self.reason,
+                remedy="set attention: auto or padded",
+            )
+        self.packed = not self.reason
+        self._sums_losses = "kwargs" in inspect.signature(unwrap(model).forward).parameters
+        if self.packed:
+            _switch_attention(model)
+        else:
+            self.checked = True
+            decide(f"batches are padded: {self.reason}")
+
+    def cross_entropy(self, batch: PackedBatch, normaliser: Tensor | float, model: nn.Module | None = None) -> Tensor:
+        """Σ weight · -log p(label) / normaliser, a scalar.
+
+        Args:
+            batch: as :func:`ft.training.packing.pack` makes it.
+            normaliser: normally the number of labels of the whole optimizer step.
+            model: the wrapped model to call (DDP, FSDP) when it is not the one given at first.
+        """
+        model = model or self.model
+        weights = batch.get("weights")
+        if self.packed:
+            scale = torch.ones_like(batch["targets"], dtype=torch.float32) if weights is None else weights
+            return self._packed(model, batch, scale / normaliser).reshape(())
+        if weights is None and model.training and self._sums_losses:
+            return _own_loss(model, batch, normaliser)
+        values = self.log_probs(batch, model)
+        return -(values if weights is None else values * weights).sum() / normaliser
+
+    def log_probs(self, batch: PackedBatch, model: nn.Module | None = None) -> Tensor:
+        """The log-probability of each label of the batch in order: (L,), fp32."""
+        model = model or self.model
+        return self._packed(model, batch).reshape(-1) if self.packed else _padded_log_probs(model, batch)
+
+    def check(self, batch: PackedBatch, model: nn.Module | None = None) -> None:
+        """On the first batch, compare the two steps on a small part of it and keep to the padded one if they differ.
+
+        Raises:
+            TrainingError: they differ and ``packed`` was demanded.
+        """
+        if self.checked:
+            return
+        self.checked = True
+        difference, tolerance = self._difference(_sample(batch), model or self.model)
+        if difference <= tolerance:
+            self.decide(f"batches are packed: log-probabilities equal the padded forward's to {difference:.1e}")
+            return
+        self.reason = f"packed log-probabilities differ by {difference:.1e} from the padded forward's"
+        if self.demanded:
+            raise TrainingError(
+                "the packed step is not exact for this model", why=self.reason, remedy="attention: auto"
+            )
+        self.packed = False
+        self.decide(f"batches are padded: {self.reason}")
+
+    def _packed(self, model: nn.Module, batch: PackedBatch, scale: Tensor | None = None) -> Tensor:
+        head = unwrap(self.model).get_output_embeddings()  # type: ignore[operator]  # a PreTrainedModel, see obstacles
+        with label_head(head, batch["targets"], scale):
+            outputs = model(
+                input_ids=batch["input_ids"],
+                position_ids=batch["position_ids"],
+                logits_to_keep=batch["rows"],
+                use_cache=False,
+                **attention.boundaries(batch),
+            )
+        logits: Tensor = outputs.logits
+        return logits
+
+    def _difference(self, batch: PackedBatch, model: nn.Module) -> tuple[float, float]:
+        """Mean absolute difference of the two steps, the largest over all processes, and the tolerance."""
+        devices = [batch["input_ids"].device] if batch["input_ids"].is_cuda else []
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices):
+            try:
+                packed = self._packed(model, batch).reshape(-1)
+            except NotImplementedError:
+                return float("inf"), 0.0
+            difference = (packed - _padded_log_probs(model, batch)).abs().mean()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(difference, torch.distributed.ReduceOp.MAX)
+        kind = batch["input_ids"].device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base_dtype(self.model)
+        return difference.nan_to_num(nan=float("inf")).item(), TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards exactly the modules that trained train again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _switch_attention(model: nn.Module) -> None:
+    attention.register()
+    unwrap(model).set_attn_implementation(attention.NAME)  # type: ignore[operator]  # a PreTrainedModel, see obstacles
+
+
+def _sample(batch: PackedBatch) -> PackedBatch:
+    """The shortest sequences of a batch, cut, every token a label.
+
+    A lone one is taken twice, to have a neighbour that it must not see.
+    """
+    bounds = batch["cu_seqlens"].tolist()
+    parts = [batch["input_ids"][0, start:end] for start, end in pairwise(bounds)]
+    shortest = sorted((part[:CHECK_TOKENS] for part in parts if len(part) > 1), key=len)[:CHECK_SEQUENCES]
+    if not shortest:
+        shortest = [batch["input_ids"][0, :1].repeat(CHECK_TOKENS)]
+    sample = shortest * CHECK_SEQUENCES if len(shortest) == 1 else shortest
+    packed = pack([{"input_ids": part.cpu(), "labels": part.cpu()} for part in sample])
+    device = batch["input_ids"].device
+    return {  # type: ignore[return-value]  # the same keys
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in packed.items()
+    }
+
+
+def _own_loss(model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:
+    """The loss that transformers computes, with whatever the model adds to it (experts' balance)."""
+    loss: Tensor = model(**pad(batch), num_items_in_batch=normaliser, use_cache=False).loss
+    return loss
+
+
+def _padded_log_probs(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """The log-probability of each label, (L,), from full logits (S, N, V)."""
+    padded = pad(batch)
+    labels = padded.pop("labels")[:, 1:]
+    logits = model(**padded, use_cache=False).logits[:, :-1]
+    supervised = labels != IGNORED
+    picked: Tensor = functional.log_softmax(logits[supervised].float(), dim=-1)
+    return picked.gather(1, labels[supervised][:, None])[:, 0]
