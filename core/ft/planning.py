@@ -6,14 +6,16 @@ needs values and values need the plugins' options, so the keys that select are r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft.config import Resolved, gather, key_owner, resolve, trainer_options
+from ft.config import Resolved, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
 from ft.options import DataOptions, ModelOptions, RunOptions
-from ft.plugins import PluginManager, find_plugins, find_selectors, select
+from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selectors, select
 from ft.record import check_output_dir
+from ft.training.precision import precision_problems
 from ft_hookspecs import Plan, PluginOptions, Problem, Selection
 
 if TYPE_CHECKING:
@@ -41,48 +43,72 @@ def make_plan(
         config_path: a YAML or JSON file, or none.
         arguments: ``key=value`` and ``--key value`` words of the command line.
         plugins: what ``--plugin`` named; the file's ``plugins`` come before them.
-        excluded: what ``--no-plugin`` and ``FT_DISABLE_PLUGINS`` named.
+        excluded: what ``--no-plugin`` named; ``FT_DISABLE_PLUGINS`` is added.
         environ: where ``FT_*`` values are looked up.
 
     Raises:
         Problems: everything that is wrong with the configuration, in one report.
         PluginError: a plugin cannot be selected, loaded or verified.
     """
-    settings = gather(config_path, arguments, environ or {})
-    plan, manager = compose(settings, config_path, plugins, excluded)
-    check(plan, manager)
-    return plan, manager
+    composition = compose(config_path, arguments, plugins, excluded, environ or {})
+    plan = freeze(composition.resolve(), composition.manager, config_path)
+    check(plan, composition.manager)
+    return plan, composition.manager
+
+
+def schema(
+    config_path: Path | None,
+    arguments: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    excluded: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """JSON Schema of every key of the composition that these words choose; the arguments are those of make_plan."""
+    return json_schema(model for model, _ in compose(config_path, arguments, plugins, excluded, environ or {}).models)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What was given, the loaded plugins, and every option model with its owner."""
+
+    settings: Settings
+    found: Found
+    manager: PluginManager
+    models: tuple[Owned, ...]
+
+    def resolve(self) -> Resolved:
+        """Every value with its source, or everything that is wrong."""
+        return resolve(self.settings, self.models, owner_of=key_owner(self.found, self.manager.infos))
 
 
 def compose(
-    settings: Settings, config_path: Path | None, plugins: Sequence[str], excluded: Sequence[str]
-) -> tuple[Plan, PluginManager]:
-    """Select, load and resolve, without the checks: what ``ft schema`` needs of a composition."""
-    found = find_plugins()
-    selectors = find_selectors()
-    base = (*CORE, *((selector.options, selector.owner) for selector in selectors))
-    choosing = resolve_choosing_keys(settings, base, found)
-    wishes = [wish for selector in selectors for wish in selector.select(choosing.values)]
-    wishes += [Selection(name, "plugins") for name in choosing.values["plugins"]]
-    wishes += [Selection(name, "--plugin") for name in plugins]
-    manager = PluginManager()
-    for info in select(found, wishes, excluded):
-        manager.load(info)
-    resolved = resolve(settings, option_models(base, manager), owner_of=key_owner(found, manager.infos))
-    return freeze(resolved, manager, config_path), manager
+    config_path: Path | None,
+    arguments: Sequence[str],
+    plugins: Sequence[str],
+    excluded: Sequence[str],
+    environ: Mapping[str, str],
+) -> Composition:
+    """Select and load the plugins, and collect their options.
 
-
-def resolve_choosing_keys(settings: Settings, base: tuple[Owned, ...], found: Found) -> Resolved:
-    """The core's and the selectors' own keys alone.
-
-    When one of them is wrong, what else can be judged without the plugins is reported beside it.
+    When a plugin cannot be had, what is wrong with the core's own keys is reported first: the name of the plugin may
+    be one of the wrong values.
     """
-    names = {name for model, _ in base for name in model.model_fields}
+    settings = gather(config_path, arguments, environ)
+    disabled = (*excluded, *disabled_plugins(environ))
+    found, manager, selectors = find_plugins(), PluginManager(), find_selectors(disabled)
+    base = (*CORE, *((selector.options, selector.owner) for selector in selectors))
+    choosing = resolve(settings, base, partial=True).values
+    wishes = [wish for selector in selectors for wish in selector.select(choosing)]
+    wishes += [Selection(name, f"plugins: {name}") for name in choosing.get("plugins") or ()]
+    wishes += [Selection(name, f"--plugin {name}") for name in plugins]
     try:
-        return resolve(settings.only(names), base, owner_of=lambda _: None, partial=True)
-    except Problems:
-        resolve(settings, (*base, trainer_model(base)), owner_of=key_owner(found, ()))
+        for info in select(found, wishes, disabled):
+            manager.load(info)
+    except FtError:
+        names = {name for model, _ in base for name in model.model_fields}
+        resolve(settings.only(names), base)
         raise
+    return Composition(settings, found, manager, option_models(base, manager))
 
 
 def option_models(base: tuple[Owned, ...], manager: PluginManager) -> tuple[Owned, ...]:
@@ -102,11 +128,12 @@ def freeze(resolved: Resolved, manager: PluginManager, config_path: Path | None)
     return Plan(
         values=resolved.values,
         sources=resolved.sources,
-        plugins=tuple(manager.infos),
-        models=tuple(resolved.models),
+        plugins=manager.infos,
+        models=resolved.models,
         output_dir=Path(output_dir) if output_dir else None,
         config_path=config_path,
-        notes=tuple(resolved.notes),
+        notes=resolved.notes,
+        secrets=resolved.secrets,
     )
 
 
@@ -116,8 +143,6 @@ def check(plan: Plan, manager: PluginManager) -> None:
     Raises:
         Problems: what cannot be combined, with place, reason and remedy.
     """
-    from ft.training.precision import precision_problems
-
     problems: list[FtError] = []
     try:
         check_output_dir(plan)
@@ -136,8 +161,3 @@ def as_error(problem: Problem, plan: Plan) -> FtError:
     where = next((str(plan.sources[key]) for key in problem.keys if plan.is_set(key)), "")
     kind = ERRORS.get(problem.exit_code, ConfigError)
     return kind(problem.what, where=where, why=problem.why, remedy=problem.remedy)
-
-
-def values_with_sources(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Each key with its value and where it comes from, for ``ft plan``."""
-    return {key: {"value": value, "source": str(plan.sources[key])} for key, value in plan.values.items()}
