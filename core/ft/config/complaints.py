@@ -1,0 +1,128 @@
+"""The words of every complaint about a key or its value."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from ft.config.secrets import HIDDEN, redact
+from ft.config.types import choices, describe
+from ft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+    from ft.config.given import Given
+    from ft_hookspecs import PluginOptions, Source
+
+_NEAR: Final = 70
+"""Share of equal letters, in percent, from which a word counts as a slip of another."""
+_LONGEST_SHOWN: Final = 80
+_OWN_WORDS: Final = ("value_error", "assertion_error")
+"""Errors that a model's own validator worded."""
+
+
+def claimed_twice(key: str, first: str, second: str) -> ConfigError:
+    return ConfigError(
+        f"the key '{key}' is declared twice",
+        where=f"{first}; {second}",
+        why="one key can have one meaning only",
+        remedy="leave one of the two plugins out; a plugin begins its keys with its own name",
+    )
+
+
+def unselected(key: str, source: Source, owner: str) -> ConfigError:
+    return ConfigError(
+        f"'{key}' is an option of the plugin {owner}, which this run does not select",
+        where=str(source),
+        remedy=f"select it, by its own key or with --plugin {owner.split(', ')[0]}, or take '{key}' out",
+    )
+
+
+def unknown(key: str, source: Source, known: Iterable[str]) -> ConfigError:
+    near = nearest(key, known)
+    remedy = f"did you mean '{near}'?" if near else "take it out; 'ft schema' lists every key of this run"
+    return ConfigError(
+        f"unknown key '{key}'", where=str(source), why="neither ft nor a selected plugin declares it", remedy=remedy
+    )
+
+
+def not_finite(key: str, given: Given) -> ConfigError:
+    return ConfigError(f"{key}: not a finite number", where=str(given.source), remedy="write a number")
+
+
+def of_validation(
+    error: ValidationError, model: type[PluginOptions], given: Mapping[str, Given], path: str
+) -> dict[str, ConfigError]:
+    """One complaint for each key that validation refused, however many alternatives of its type were tried."""
+    found: dict[str, ConfigError] = {}
+    for detail in error.errors(include_url=False):
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        if key not in found:
+            found[key] = _of_key(key, detail, model.model_fields[key], given, path) if key else _of_all(detail, given)
+    return found
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that this one is probably a slip of."""
+    from rapidfuzz import fuzz, process, utils
+
+    found = process.extractOne(
+        word, sorted(known), scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=_NEAR
+    )
+    return found[0] if found else None
+
+
+def _of_key(key: str, detail: ErrorDetails, info: FieldInfo, given: Mapping[str, Given], path: str) -> ConfigError:
+    description = (info.description or "").strip()
+    if detail["type"] == "missing":
+        return ConfigError(
+            f"the key '{key}' is required",
+            where=path,
+            why=description,
+            remedy=f"write {key}: … in the file, or pass --{key} …",
+        )
+    if key not in given:
+        return ConfigError(f"the default of '{key}' is not valid: {_reason(detail)}", remedy="its plugin must mend it")
+    expected = f"expected {describe(info)}; given {_shown(key, given[key], info)}"
+    return ConfigError(
+        f"{key}: {_reason(detail) if detail['type'] in _OWN_WORDS else expected}",
+        where=str(given[key].source),
+        why=description,
+        remedy=_remedy(given[key].value, info),
+    )
+
+
+def _of_all(detail: ErrorDetails, given: Mapping[str, Given]) -> ConfigError:
+    """A rule between keys; the places are those of the keys it names."""
+    reason = _reason(detail)
+    places = [str(given[key].source) for key in given if re.search(rf"\b{re.escape(key)}\b", reason)]
+    return ConfigError(reason, where="; ".join(places))
+
+
+def _reason(detail: ErrorDetails) -> str:
+    error = detail.get("ctx", {}).get("error")
+    return str(error) if error is not None else detail["msg"]
+
+
+def _shown(key: str, given: Given, info: FieldInfo) -> str:
+    secret = isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("secret")
+    value = HIDDEN if secret else redact({key: given.value})[key]
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+
+
+def _remedy(value: Any, info: FieldInfo) -> str:
+    if value is None:
+        return "take the line out to use the default"
+    if isinstance(value, str):
+        if near := nearest(value, [each for each in choices(info.annotation) if isinstance(each, str)]):
+            return f"did you mean '{near}'?"
+        if re.fullmatch(r"[-+\d.eE]+|true|false", value, re.IGNORECASE):
+            return f"write {value} without quotes"
+    return ""

@@ -1,0 +1,137 @@
+"""Keys of older files: what they are called now, what is no longer needed, and what this version does not have.
+
+The table is ``legacy.json``: ``renamed`` maps an old key to its new ``key`` (and its ``values``, where those
+changed too), ``settled`` holds keys whose question has one answer now, and ``unavailable`` those that LLaMA-Factory
+knows and this version does not, each with the value that asks for nothing. A key that some option model declares is
+never looked up here. Nothing is translated or left out without a note.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ft.config.secrets import redact
+from ft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from ft.config.given import Given
+
+_ABSENT = object()
+
+
+@dataclass
+class Translated:
+    """One value for each key, the strongest level's, in today's names."""
+
+    given: dict[str, Given] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[ConfigError] = field(default_factory=list)
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """The three parts of ``legacy.json``."""
+    return json.loads(files("ft.config").joinpath("legacy.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # json
+
+
+def old_names() -> set[str]:
+    """Every key that the table knows."""
+    return {key for part in table().values() for key in part}
+
+
+def translate(levels: Iterable[Mapping[str, Given]], known: Collection[str]) -> Translated:
+    """Merge the levels, the strongest last, each first brought to today's names.
+
+    Args:
+        levels: what was given, level by level.
+        known: keys that some option model declares, so that they are never old names.
+    """
+    merged = Translated()
+    for level in levels:
+        merged.given.update(_one_level(level, known, merged))
+    return merged
+
+
+def settle(key: str, given: Given, merged: Translated) -> bool:
+    """Note or refuse a key without a successor; false when the table does not know it."""
+    if key in (settled := table()["settled"]):
+        neutral, why = settled[key]
+    elif key in (unavailable := table()["unavailable"]):
+        neutral, why = [unavailable[key]], "it is not available in this version"
+    else:
+        return False
+    if neutral == "any" or given.value is None or any(_same(given.value, each) for each in neutral):
+        merged.notes.append(f"{given.source}: {key} has no effect: {why}")
+    else:
+        allowed = " or ".join(json.dumps(each) for each in neutral)
+        merged.problems.append(
+            ConfigError(
+                f"{_pair(key, given.value)} cannot be had",
+                where=str(given.source),
+                why=why,
+                remedy=f"take the key out (only {allowed} is accepted)",
+            )
+        )
+    return True
+
+
+def _one_level(level: Mapping[str, Given], known: Collection[str], merged: Translated) -> dict[str, Given]:
+    today = {key: given for key, given in level.items() if key in known or key not in table()["renamed"]}
+    for key in [key for key in level if key not in today]:
+        rule, given = table()["renamed"][key], level[key]
+        new = rule["key"]
+        value = _translated(rule, given.value)
+        if _same(given.value, rule.get("neutral", _ABSENT)) or given.value is None:
+            merged.notes.append(f"{given.source}: {_pair(key, given.value)} has no effect; the key is now {new}")
+        elif value is _ABSENT:
+            merged.problems.append(_untranslatable(key, new, rule, given))
+        elif new in today:
+            merged.problems.append(_conflict(key, new, given, today[new]))
+        else:
+            same_text = given.text if value == given.value else None
+            today[new] = replace(given, value=value, text=same_text)
+            merged.notes.append(f"{given.source}: {key} is now {new}; read as {_pair(new, value)}")
+    return today
+
+
+def _translated(rule: Mapping[str, Any], value: Any) -> Any:
+    """The new value of an old one; ``_ABSENT`` when there is none."""
+    if "values" in rule:
+        return rule["values"].get(json.dumps(value), _ABSENT)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _ABSENT if "below" in rule and is_number and not 0 <= value < rule["below"] else value
+
+
+def _untranslatable(key: str, new: str, rule: Mapping[str, Any], given: Given) -> ConfigError:
+    accepted = f"from 0 to below {rule['below']}" if "below" in rule else " or ".join(rule["values"])
+    return ConfigError(
+        f"{_pair(key, given.value)} cannot be read as {new}",
+        where=str(given.source),
+        why=f"{key} was renamed; its value is {accepted}",
+        remedy=f"write {new} instead",
+    )
+
+
+def _conflict(key: str, new: str, given: Given, other: Given) -> ConfigError:
+    return ConfigError(
+        f"{key} and {new} are both given",
+        where=str(given.source),
+        why=f"{key} is the old name of {new}, which is given too: {other.source}",
+        remedy=f"keep {new}",
+    )
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equality in which ``true`` is not 1."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+def _pair(key: str, value: Any) -> str:
+    shown = redact({key: value})[key]
+    return f"{key}: {shown if isinstance(shown, str) else json.dumps(shown)}"
