@@ -14,7 +14,7 @@ from ft.record import Journal
 from ft_hookspecs import DataCounts, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from datasets import Dataset
 
@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from ft_hookspecs import Plan
 
 
-def run(plan: Plan, plugins: PluginManager) -> Run:
+def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda _: None) -> Run:
     """Carry out a plan whose checks have all passed, and return the record of it.
+
+    Args:
+        plan: what to do.
+        plugins: who does it.
+        tell: shown a line for each thing done and each decision taken.
 
     Raises:
         FtError: with the exit code of its kind. ``run.json`` says ``failed`` and why; nothing that stood in
             ``output_dir`` before is lost unless ``overwrite_output_dir`` was asked for.
         Stopped: a signal ended the run after it had saved.
     """
-    run = Run(plan)
+    run = Run(plan, tell)
     journal = Journal(run)
     journal.begin()
     try:
@@ -64,8 +69,9 @@ def find_model(run: Run, plugins: PluginManager) -> None:
     run.model_files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
     if run.model_files is None:
         raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")
-    run.tokenizer = load_tokenizer(run.model_files, run.plan)
+    run.tokenizer = load_tokenizer(run.model_files, run.plan, run.decide)
     run.template = template_for(plugins.hook, run.plan, run.tokenizer)
+    run.tell(f"model: {run.model_files.description or run.model_files.path}")
 
 
 def prepare_data(run: Run, plugins: PluginManager) -> None:
@@ -75,6 +81,7 @@ def prepare_data(run: Run, plugins: PluginManager) -> None:
     for split, examples, counts in load_splits(plugins.hook, run.plan):
         dataset = tokenise(run, plugins, examples, counts)
         run.counts[split] = counts
+        run.tell(f"data: {split}: {describe_counts(counts)}")
         if split == "train":
             run.train_dataset = dataset
         else:
@@ -94,14 +101,25 @@ def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: 
     return dataset
 
 
+def describe_counts(counts: DataCounts) -> str:
+    """``150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (empty answer)``; nothing is left out silently."""
+    parts = [f"{counts.rows:,} rows, {counts.tokens:,} tokens ({counts.supervised:,} supervised)"]
+    if counts.truncated:
+        parts.append(f"{counts.truncated:,} cut")
+    parts += [f"{number:,} dropped ({reason})" for reason, number in counts.dropped.items()]
+    parts += [f"{number:,} {what}" for what, number in counts.repaired.items()]
+    return ", ".join(parts)
+
+
 def load_model(run: Run, plugins: PluginManager) -> None:
     """``ft_model_load_options`` are merged, and ``ft_load_model`` or transformers loads the weights."""
-    from ft.modeling import load_model, merge_load_options
+    from ft.modeling import check_vocabulary, load_model, merge_load_options
 
     assert run.model_files is not None
     options = merge_load_options(plugins.each("ft_model_load_options", run=run))
     model = plugins.hook.ft_load_model(run=run, files=run.model_files, options=options)
     run.model = model if model is not None else load_model(run.model_files, options, run.plan)
+    check_vocabulary(run.model, run.tokenizer)
 
 
 def change_model(run: Run, plugins: PluginManager) -> None:

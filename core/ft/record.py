@@ -45,7 +45,7 @@ class Journal:
 
         Done only when training is about to begin, so that a run that fails earlier has cost nothing.
         """
-        if self.run.plan.get("overwrite_output_dir") and self.run.resumed_from is None:
+        if self.run.plan.get("overwrite_output_dir") and not self.run.plan.get("resume_from_checkpoint"):
             for path in own_paths(self.run.output_dir):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.owns_folder = True

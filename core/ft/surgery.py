@@ -25,6 +25,7 @@ def apply(run: Run, plugins: PluginManager, hook: str) -> None:
         check_claims(claimed, info, change)
         run.model = change.model
         run.changes.append((info, change))
+        run.tell(f"{info.name}: {change.summary}")
 
 
 def check_change(info: PluginInfo, hook: str, change: object) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from datasets import Dataset
@@ -96,14 +96,20 @@ class DataCounts:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
 
+def _to_nobody(line: str) -> None:
+    """Where lines go when nobody listens."""
+
+
 @dataclass
 class Run:
     """A run as it unfolds: the frozen plan, and what the phases have produced so far.
 
-    Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own.
+    Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
+    shows a line to the user.
     """
 
     plan: Plan
+    tell: Callable[[str], None] = _to_nobody
     stash: Stash = field(default_factory=Stash)
     model_files: ModelFiles | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -130,5 +136,6 @@ class Run:
         return self.plan.output_dir
 
     def decide(self, line: str) -> None:
-        """Record a decision that the framework took for the user, with its reason; it is printed and kept."""
+        """Record a decision that was taken for the user, with its reason; it is told at once and kept."""
         self.decisions.append(line)
+        self.tell(line)
