@@ -1,0 +1,131 @@
+"""Adapters that a run starts from: found, checked, merged into the model or taken up again."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ft.errors import ConfigError, DataError, FtError
+from ft.options import ModelOptions
+from ft_plugins.models._folders import pickled_weights, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from ft_hookspecs import Plan
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+
+
+def names(plan: Plan) -> list[str]:
+    """The adapters to start from, in order."""
+    value = plan.of(ModelOptions).adapter_name_or_path or ""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def is_local(name: str) -> bool:
+    """Whether the name means a folder of this machine; anything else is a hub id."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def folder_of(name: str, plan: Plan) -> Path:
+    """The folder of an adapter, fetched from the hub if need be.
+
+    Raises:
+        ConfigError: the path does not exist.
+        DataError: it holds no LoRA adapter as safetensors.
+        EnvironmentProblem: the hub has no such adapter or cannot be reached.
+    """
+    if is_local(name):
+        folder = Path(name).expanduser()
+    else:
+        from ft_plugins.models._hub import download
+
+        repo, _, revision = name.partition("@")
+        folder = download(repo, revision or "main", plan.of(ModelOptions).hf_hub_token, ("*.json", "*.safetensors"))
+    check_adapter(folder, str(plan.sources.get("adapter_name_or_path", "")))
+    return folder
+
+
+def check_adapter(folder: Path, where: str) -> dict[str, Any]:
+    """Check that ``folder`` holds a LoRA adapter as safetensors, and return its configuration.
+
+    Raises:
+        ConfigError: the folder does not exist.
+        DataError: it holds something else.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"the adapter {str(folder)!r} does not exist", where=where, remedy="give an adapter's folder")
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"the folder holds no adapter: {CONFIG} is missing", where=str(folder))
+    config = read_json(folder / CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise DataError(
+            f"the adapter is of type {config.get('peft_type')}, not LORA",
+            where=str(folder),
+            remedy="give the finetuning_type that made it",
+        )
+    if not (folder / WEIGHTS).is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise pickled_weights(str(folder), "adapter_model.bin")
+        raise DataError(f"the adapter's weights are missing: {WEIGHTS}", where=str(folder))
+    return config
+
+
+def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Add an adapter's product to the weights for good.
+
+    Raises:
+        DataError: it was made for another model, or holds weights that are not numbers.
+    """
+    with _blamed(folder):
+        merged: PreTrainedModel = _load(model, folder, trainable=False).merge_and_unload(safe_merge=True)
+    return merged
+
+
+def take_up(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter that goes on training.
+
+    Raises:
+        DataError: it was made for another model.
+    """
+    with _blamed(folder):
+        return _load(model, folder, trainable=True)
+
+
+def _load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, low_cpu_mem_usage=False)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        held = set(file.keys())
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if wrong := wanted ^ held:  # peft itself only warns
+        raise DataError(
+            f"{len(wrong)} weights of the adapter do not fit the model: {min(wrong)}",
+            where=str(folder),
+            remedy="start from the model that the adapter was made for",
+        )
+    return adapted
+
+
+@contextmanager
+def _blamed(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FtError:
+        raise
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise DataError(
+            "the adapter does not fit the model",
+            where=str(folder),
+            why=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            remedy="start from the model that the adapter was made for (see its adapter_config.json)",
+        ) from error
