@@ -172,13 +172,20 @@ def _room(name: str, folder: Path) -> Finding:
 
 
 def plugins() -> Iterator[Finding]:
-    """Each installed plugin, imported in a process apart."""
-    for info, blame in outcomes():
-        if blame:
-            remedy = f"pip install --upgrade {info.distribution}, or pip uninstall it"
-            yield Finding("plugins", "fail", f"{info.id} ({info.distribution} {info.version}): {blame}", remedy)
+    """Each installed plugin, imported in a process apart, and metadata of plugins that cannot be read."""
+    from ft.plugins import find_plugins, find_selectors
+
+    for info, outcome in outcomes():
+        if outcome.lacks:  # no fault until it is selected
+            yield Finding("plugins", "ok", f"{info.id} cannot be selected here: {outcome.blame}", outcome.remedy)
+        elif outcome.blame:
+            remedy = f"pip install --upgrade {info.distribution}, or pip uninstall {info.distribution}"
+            yield Finding("plugins", "fail", f"{info.id}: {outcome.blame}", outcome.remedy or remedy)
         else:
             yield Finding("plugins", "ok", f"{info.id} ({info.distribution} {info.version})")
+    for broken in find_plugins().broken:
+        yield Finding("plugins", "fail", f"{broken.distribution}: {broken.why}", f"pip uninstall {broken.distribution}")
+    find_selectors()
 
 
 def _version(name: str) -> str | None:

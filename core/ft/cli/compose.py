@@ -34,7 +34,7 @@ def plan_of(
 def schema_of(
     words: Sequence[str] | None, plugins: Sequence[str] | None, excluded: Sequence[str] | None
 ) -> dict[str, Any]:
-    """JSON Schema of every key of the composition that the words describe."""
+    """JSON Schema of every key of the composition that the words describe; no model need be named yet."""
     from ft.planning import schema
 
     config, arguments = split_config(words or ())

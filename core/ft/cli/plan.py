@@ -72,7 +72,7 @@ def describe(plan: Plan, manager: PluginManager) -> dict[str, Any]:
 
 def _implementations(manager: PluginManager, hooks: tuple[str, ...]) -> dict[str, list[str]]:
     """The selected plugins behind each hook, in the order in which they are called."""
-    return {hook: [info.id for info in manager.infos if manager.implements(info, hook)] for hook in hooks}
+    return {hook: [info.id for info in manager.implementers(hook)] for hook in hooks}
 
 
 def _decisions(plan: Plan) -> Iterator[str]:

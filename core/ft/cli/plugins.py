@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ft.cli.text import columns, echo_json, heading, paint
-from ft.errors import ConfigError, PluginError
+from ft.errors import ConfigError
 from ft.plugins import PluginManager, find_plugins, select
-from ft_hookspecs import KINDS, PluginInfo, Selection
+from ft_hookspecs import KINDS, PluginInfo, Selection, specs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,16 +28,19 @@ def show_all(kind: str, *, as_json: bool) -> None:
     """
     if kind and kind not in KINDS:
         raise ConfigError(f"there is no kind of plugin called {kind!r}", where="--kind", remedy=", ".join(KINDS))
-    found = [info for info in find_plugins().all() if kind in ("", info.kind)]
+    installed = find_plugins()
+    found = [info for info in installed if kind in ("", info.kind)]
     claims = Counter(info.id for info in found)
     if as_json:
-        echo_json([{**described(info), "ambiguous": claims[info.id] > 1} for info in found])
+        rows = [{**described(info), "ambiguous": claims[info.id] > 1} for info in found]
+        echo_json({"plugins": rows, "broken": [asdict(broken) for broken in installed.broken]})
         return
     for one in KINDS:
-        rows = [_row(info, claims[info.id]) for info in found if info.kind == one]
-        if rows:
+        if of_kind := [_row(info, claims[info.id]) for info in found if info.kind == one]:
             typer.echo(paint(one, "cyan"))
-            columns(rows)
+            columns(of_kind)
+    for broken in installed.broken:
+        typer.echo(f"{paint('cannot be used', 'red')}: {broken.distribution}: {broken.why}")
 
 
 def _row(info: PluginInfo, claims: int) -> tuple[str, ...]:
@@ -63,12 +67,8 @@ def show_one(name: str, *, as_json: bool) -> None:
     """
     (info,) = select(find_plugins(), [Selection(name, "ft plugins show")], [])
     manager = PluginManager()
-    try:
-        manager.load(info)
-    except PluginError as error:
-        error.add_note(f"{info.id} comes from {info.distribution} {info.version}, {info.value}")
-        raise
-    details = {**described(info), "file": _file(manager, info), "hooks": _hooks(manager, info)}
+    manager.load(info)
+    details = {**described(info), "file": _file(info), "hooks": _hooks(manager)}
     details["options"] = [option for model in _models(manager) for option in _options(model)]
     if as_json:
         echo_json(details)
@@ -76,16 +76,14 @@ def show_one(name: str, *, as_json: bool) -> None:
         _print(details)
 
 
-def _hooks(manager: PluginManager, info: PluginInfo) -> list[str]:
-    from ft_hookspecs import specs
-
-    return [name for name in vars(specs) if name.startswith("ft_") and manager.implements(info, name)]
+def _hooks(manager: PluginManager) -> list[str]:
+    return [name for name in vars(specs) if name.startswith("ft_") and manager.implementers(name)]
 
 
-def _file(manager: PluginManager, info: PluginInfo) -> str | None:
-    """The file of the plugin's module; ``None`` for what has none (a namespace, a built-in)."""
-    file = getattr(manager.plugin(info), "__file__", None)
-    return str(Path(file)) if file else None
+def _file(info: PluginInfo) -> str | None:
+    """The file of the plugin's module, which is loaded; an in-house plugin's value is its file."""
+    module = info.value.partition(":")[0]
+    return module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None)
 
 
 def _models(manager: PluginManager) -> Iterable[type[PluginOptions]]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 SECONDS: Final = 60  # for all plugins together; a plugin's entry module is meant to import in milliseconds
 
 
-def outcomes(seconds: float = SECONDS) -> Iterator[tuple[PluginInfo, str]]:
-    """Each installed plugin with one line of blame, which is empty when it can be loaded."""
+class Outcome(NamedTuple):
+    """How loading a plugin went: one line of ``blame``, empty when well; ``lacks`` when only a package is missing."""
+
+    blame: str = ""
+    remedy: str = ""
+    lacks: bool = False
+
+
+def outcomes(seconds: float = SECONDS) -> Iterator[tuple[PluginInfo, Outcome]]:
+    """Each installed plugin with how loading it went.
+
+    Args:
+        seconds: that a child may take, for all plugins together.
+    """
     from ft.plugins import find_plugins
 
     found = list(find_plugins().all())
@@ -31,24 +43,24 @@ def outcomes(seconds: float = SECONDS) -> Iterator[tuple[PluginInfo, str]]:
         yield from zip(found[done:], lines, strict=False)
         done += len(lines)
         if done < len(found):
-            yield found[done], end
+            yield found[done], Outcome(end)
             done += 1
 
 
-def _try_from(start: int, seconds: float) -> tuple[list[str], str]:
-    """The blame of each plugin from ``start`` that the child came to the end of, and how the child ended."""
+def _try_from(start: int, seconds: float) -> tuple[list[Outcome], str]:
+    """The outcome of each plugin from ``start`` that the child came to the end of, and how the child ended."""
     command = [sys.executable, "-P", "-m", "ft.cli.probe", str(start)]  # -P: the working folder may hold another ft
     try:
         child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired as expired:
         output = expired.stdout or b""
-        return _blames(output.decode() if isinstance(output, bytes) else output), f"not imported after {seconds:g} s"
+        return _read(output.decode() if isinstance(output, bytes) else output), f"not imported after {seconds:g} s"
     last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-    return _blames(child.stdout), f"importing it ended the process with code {child.returncode}: {last}"
+    return _read(child.stdout), f"importing it ended the process with code {child.returncode}: {last}"
 
 
-def _blames(output: str) -> list[str]:
-    return [str(json.loads(line)) for line in output.splitlines() if line.endswith('"')]
+def _read(output: str) -> list[Outcome]:
+    return [Outcome(*json.loads(line)) for line in output.splitlines() if line.endswith("]")]
 
 
 def main(start: int) -> None:
@@ -58,22 +70,21 @@ def main(start: int) -> None:
     out = sys.stdout
     for info in list(find_plugins().all())[start:]:
         with contextlib.redirect_stdout(sys.stderr):
-            blame = _blame(info)
-        out.write(json.dumps(blame) + "\n")
+            outcome = _load(info)
+        out.write(json.dumps(outcome) + "\n")
         out.flush()
 
 
-def _blame(info: PluginInfo) -> str:
-    from ft.errors import FtError
+def _load(info: PluginInfo) -> Outcome:
+    from ft.errors import EnvironmentProblem, FtError
     from ft.plugins import PluginManager
 
     try:
         PluginManager().load(info)
     except FtError as error:
-        return ": ".join(part for part in (error.what, error.why) if part)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        blame = ": ".join(part for part in (error.what, error.why) if part)
+        return Outcome(" ".join(blame.split()), error.remedy, isinstance(error, EnvironmentProblem))
+    return Outcome()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-ft_requires: Final = ("matplotlib",)
+ft_requires: Final = {"matplotlib": "pip install 'ft-framework[plot]'"}
 
 SMOOTHING: Final = 0.9  # share of the mean so far in each smoothed point
 POINTS: Final = StashKey[list[dict[str, Any]]]("plot_loss: the rows of this process")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
 
-ft_requires: Final = ("tensorboard",)
+ft_requires: Final = {"tensorboard": "pip install 'ft-framework[tensorboard]'"}
 
 WRITER: Final = StashKey["SummaryWriter"]("tensorboard: the open writer")
 
