@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from ft.training.attention import NAME
 from ft.training.capability import unwrap
 from ft.training.engine import evaluating
 
@@ -99,16 +101,14 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, stop: Sequen
     return text[: min(ends)] if ends else text
 
 
-class _plain_attention:  # noqa: N801 - used as a context manager, like contextlib's
+@contextmanager
+def _plain_attention(model: nn.Module) -> Iterator[None]:
     """Plain ``sdpa`` for a while: caches and compilation in transformers know it by name."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model: Any = unwrap(model)
-        self.before: str = self.model.config._attn_implementation
-
-    def __enter__(self) -> None:
-        if self.before == "ft_packed":
-            self.model.set_attn_implementation("sdpa")
-
-    def __exit__(self, *_: object) -> None:
-        self.model.set_attn_implementation(self.before)
+    base: Any = unwrap(model)
+    before = base.config._attn_implementation
+    if before == NAME:
+        base.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)

@@ -125,7 +125,7 @@ def _sweep(
 ) -> tuple[Tensor, _Gradients]:
     """The log-probability of each target, (L,), and the gradients of Σ factor · -log p(target), in one pass.
 
-    Rows come a chunk at a time. The derivative in the logits is softmax - onehot. ``factor`` multiplies rows of h values, never of V.
+    The derivative in the logits is softmax - onehot; ``factor`` multiplies rows of h values, never of V.
     """
     hidden, weight, bias = operands
     values = hidden.new_empty(len(hidden), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Tokens and the time spent training on them, counted on the host."""
+"""Tokens and the time spent training on them, counted on the host so that no device is waited for."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ if TYPE_CHECKING:
 
 
 class Throughput:
-    """Real tokens since the last :meth:`take`, and the seconds since then that were not spent paused."""
+    """Real tokens and the seconds in which they were trained on, pauses left out.
+
+    Attributes:
+        pending: tokens of this process that are in no total yet.
+        counted: tokens of all processes since the last :meth:`rate`.
+    """
 
     def __init__(self) -> None:
-        self._tokens = 0
+        self.pending = 0
+        self.counted = 0
         self._since: float | None = None  # the clock starts with the first batch, not with the object
 
     def add(self, tokens: int) -> None:
         """Count the tokens of a micro-batch, before it is computed."""
         if self._since is None:
             self._since = perf_counter()
-        self._tokens += tokens
+        self.pending += tokens
 
-    def take(self) -> tuple[int, float]:
-        """Tokens and seconds since the last call."""
+    def rate(self) -> float:
+        """Tokens a second since the last call."""
         now = perf_counter()
-        taken = self._tokens, max(now - (self._since if self._since is not None else now), 1e-9)
-        self._tokens, self._since = 0, now
-        return taken
+        seconds = now - self._since if self._since is not None else 0.0
+        rate = self.counted / seconds if seconds > 0 else 0.0
+        self.counted, self._since = 0, now
+        return rate
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -7,28 +7,32 @@ over batches), the count of tokens, and the checkpoints.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from ft.training.checkpoints import checkpoint_to_resume
 from ft.training.engine import Engine
 from ft.training.packing import PackedBatch, pack, per_sequence
+from ft.training.saving import SavingTrainer
+from ft.training.signals import StopOnSignal
 from ft.training.throughput import Throughput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from torch.optim import Optimizer
-    from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+    from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
     from ft_hookspecs import Run
 
 
-class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+class PackedTrainer(SavingTrainer):
     """A ``transformers.Trainer`` whose step is packed wherever the model allows it.
 
     A stage with another loss overrides :meth:`loss`, and :meth:`collate` when its features are not sequences.
@@ -61,8 +65,10 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         self.engine = Engine(model, attention, decide)
         self.optimizer_factory = optimizer_factory
         self.throughput = Throughput()
+        self.stopper = StopOnSignal()
         super().__init__(model, args, **{"data_collator": self.collate, "compute_metrics": label_mean, **kwargs})
         self.remove_callback(PrinterCallback)
+        self.add_callback(self.stopper)
         self.model_accepts_loss_kwargs = True  # so that the labels of the whole step are counted, whichever model
         self._dense_parameters = self.model.num_parameters(exclude_embeddings=True)
 
@@ -84,7 +90,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
             **kwargs,
         )
 
-    # ---- what a stage may override ------------------------------------------------------------------------------
+    # ---- what a stage may override
 
     def collate(self, features: Sequence[Mapping[str, Any]]) -> PackedBatch:
         """A batch of features as one packed row."""
@@ -94,7 +100,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         """The loss of one micro-batch: a sum over it, divided by the labels of the whole optimizer step."""
         return self.engine.cross_entropy(batch, normaliser, model)
 
-    # ---- training -----------------------------------------------------------------------------------------------
+    # ---- training
 
     def compute_loss(
         self,
@@ -124,7 +130,25 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         """Six a token and dense parameter, as transformers counts, without walking all parameters each step."""
         return 6 * inputs["input_ids"].numel() * self._dense_parameters  # type: ignore[no-any-return]  # untyped base
 
-    # ---- evaluation ---------------------------------------------------------------------------------------------
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', but a SIGTERM or SIGINT saves and ends it.
+
+        Raises:
+            Stopped: after saving, with the exit code of the signal.
+        """
+        self.stopper.install()
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self.stopper.restore()
+        if self.stopper.received is not None:
+            saved = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if not saved.exists():  # the signal came after the last step
+                self._save_checkpoint(self.model, None)
+            self.stopper.raise_stopped(str(saved))
+        return output
+
+    # ---- evaluation
 
     def prediction_step(
         self,
@@ -149,24 +173,26 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]  # untyped base
 
-    # ---- logging and saving -------------------------------------------------------------------------------------
+    # ---- logging and saving
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds ``tokens_per_second`` and ``num_input_tokens_seen``, over all processes, to each row of training."""
         if "loss" in logs:
-            tokens, seconds = self.count_tokens()
-            logs["tokens_per_second"] = round(tokens / seconds, 1)
+            self.before_saving()
+            logs["tokens_per_second"] = round(self.throughput.rate(), 1)
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
 
-    def count_tokens(self) -> tuple[int, float]:
-        """Move the tokens since the last call, of all processes, into the state; their number and seconds."""
-        own, seconds = self.throughput.take()
-        tokens = own
+    def before_saving(self) -> None:
+        """Move the tokens that are in no total yet, of all processes, into the state."""
+        tokens, self.throughput.pending = self.throughput.pending, 0
         if self.args.world_size > 1:
-            tokens = int(self.accelerator.reduce(torch.tensor(own, device=self.args.device)).item())
+            tokens = int(self.accelerator.reduce(torch.tensor(tokens, device=self.args.device)).item())
+        self.throughput.counted += tokens
         self.state.num_input_tokens_seen += tokens
-        return tokens, seconds
+
+    def saving(self) -> AbstractContextManager[None]:
+        return self.throughput.paused()
 
 
 def label_mean(prediction: EvalPrediction) -> dict[str, float]:
@@ -187,7 +213,9 @@ def train(run: Run) -> None:
         Stopped: a signal ended it, after saving.
     """
     assert run.trainer is not None
-    run.trainer.train()
+    checkpoint = checkpoint_to_resume(run.plan, run.decide)
+    run.resumed_from = str(checkpoint) if checkpoint else None
+    run.trainer.train(resume_from_checkpoint=run.resumed_from)
 
 
 def evaluate_loss(run: Run, trainer: Trainer, when: str) -> dict[str, float]:
