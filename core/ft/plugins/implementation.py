@@ -24,6 +24,12 @@ class Implementation:
     hook: str
     function: HookFunction
     parameters: tuple[str, ...]
+    rank: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique among the implementations of a run."""
+        return f"{self.info.id}.{self.hook}"
 
     def __call__(self, **arguments: Any) -> Any:
         """Call the function with those of the spec's arguments that it declares.
@@ -53,14 +59,10 @@ class Implementation:
         return reader
 
     def for_pluggy(self) -> SimpleNamespace:
-        """A plugin of this one hook for pluggy's relay.
-
-        pluggy calls the last registered first; marked ``trylast`` each goes behind the ones before it, so that the
-        order of calls is the order of registration.
-        """
+        """A plugin of this one hook, unranked, for pluggy's relay."""
 
         @functools.wraps(self.function)
         def relayed(*values: Any) -> Any:
             return self(**dict(zip(self.parameters, values, strict=True)))
 
-        return SimpleNamespace(**{self.hook: hookimpl(relayed, trylast=True, specname=self.hook)})
+        return SimpleNamespace(**{self.hook: hookimpl(relayed, specname=self.hook)})

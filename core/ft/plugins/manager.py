@@ -1,4 +1,8 @@
-"""The plugins of one run: loaded, verified and called in the order of their selection."""
+"""The plugins of one run: loaded, verified and called in the order of their selection.
+
+One that marks a hook ``tryfirst`` or ``trylast``, such as a model source that takes any name, is called before or
+after those that do not.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def log_error(error: FtError) -> None:
 
 
 class PluginManager:
-    """Holds the selected plugins and calls their hooks, always in the order in which they were loaded.
+    """Holds the selected plugins and calls their hooks, in the order in which they were loaded.
 
     Args:
         report: told of each plugin that :meth:`isolated` leaves out.
@@ -64,13 +68,24 @@ class PluginManager:
         """
         if any(other.id == info.id for other in self._plugins):
             raise PluginError(f"plugin {info} is loaded already", remedy="select it once")
-        functions = verify(info, plugin, self._pluggy)
+        hooks = verify(info, plugin, self._pluggy)
         self._plugins[info] = plugin
-        for hook, function in functions.items():
-            implementation = Implementation(info, hook, function, tuple(inspect.signature(function).parameters))
-            self._implementations[hook].append(implementation)
-            self._pluggy.register(implementation.for_pluggy(), name=_relay_name(implementation))
+        for marked in hooks:
+            parameters = tuple(inspect.signature(marked.function).parameters)
+            self._insert(Implementation(info, marked.hook, marked.function, parameters, marked.rank))
         self._pluggy.check_pending()
+
+    def _insert(self, new: Implementation) -> None:
+        """Put an implementation behind those of its rank, and make pluggy's order the same: the last registered
+        is called first there.
+        """
+        implementations = self._implementations[new.hook]
+        for one in implementations:
+            self._pluggy.unregister(name=one.name)
+        implementations.append(new)
+        implementations.sort(key=lambda one: one.rank)
+        for one in reversed(implementations):
+            self._pluggy.register(one.for_pluggy(), name=one.name)
 
     def implementers(self, hook: str) -> tuple[PluginInfo, ...]:
         """The plugins that implement a hook."""
@@ -99,9 +114,5 @@ class PluginManager:
                 implementation(**arguments)
             except FtError as error:
                 self._implementations[hook].remove(implementation)
-                self._pluggy.unregister(name=_relay_name(implementation))
+                self._pluggy.unregister(name=implementation.name)
                 self.report(error)
-
-
-def _relay_name(implementation: Implementation) -> str:
-    return f"{implementation.info.id}.{implementation.hook}"

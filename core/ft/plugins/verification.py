@@ -7,9 +7,9 @@ each is an error with the nearest name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ft.errors import FtError, PluginError, Problems
 from ft.plugins.loading import attribute
@@ -28,13 +28,26 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         if name.startswith("ft_") and inspect.isfunction(spec)
     }
 )
-"""Every hook with its parameters, in the order of the lifecycle."""
+"""Every hook with its parameters, in the order of the specs."""
 
-REFUSED_MARKS: Final = ("tryfirst", "trylast", "wrapper", "hookwrapper", "optionalhook")
+REFUSED_MARKS: Final = ("wrapper", "hookwrapper", "optionalhook")
 
 
-def verify(plugin: PluginInfo, loaded: object, manager: pluggy.PluginManager) -> dict[str, HookFunction]:
-    """The plugin's hooks by name, each proven callable with parameters of the spec.
+class Marked(NamedTuple):
+    """A function marked with ``@hookimpl``, the hook it implements, and its marks."""
+
+    hook: str
+    function: HookFunction
+    marks: Mapping[str, Any]
+
+    @property
+    def rank(self) -> int:
+        """−1 for ``tryfirst``, 1 for ``trylast``, 0 for neither."""
+        return bool(self.marks.get("trylast")) - bool(self.marks.get("tryfirst"))
+
+
+def verify(plugin: PluginInfo, loaded: object, manager: pluggy.PluginManager) -> list[Marked]:
+    """The plugin's hooks, each proven callable with parameters of the spec.
 
     Raises:
         PluginError: it is written for another version of the API, has no hook, or one that does not fit.
@@ -50,20 +63,17 @@ def verify(plugin: PluginInfo, loaded: object, manager: pluggy.PluginManager) ->
         )
     if inspect.isclass(loaded):
         raise _misfit(plugin, f"is the class {loaded.__name__}", remedy="name a module or an instance instead")
-    hooks = dict(_hooks(plugin, loaded, manager))
-    problems: list[FtError] = [problem for hook in hooks.items() for problem in _problems(plugin, *hook)]
-    problems += _unmarked(plugin, loaded, hooks)
+    hooks = list(_hooks(plugin, loaded, manager))
+    problems: list[FtError] = [problem for hook in hooks for problem in _problems(plugin, hook)]
+    problems += _unmarked(plugin, loaded, {marked.hook for marked in hooks})
     if not hooks and not problems:
         problems = [_misfit(plugin, "has no hook", remedy="mark its functions with @hookimpl of ft_hookspecs")]
     if problems:
         raise problems[0] if len(problems) == 1 else Problems(problems)
-    return {hook: function for hook, (function, _) in hooks.items()}
+    return hooks
 
 
-def _hooks(
-    plugin: PluginInfo, loaded: object, manager: pluggy.PluginManager
-) -> Iterator[tuple[str, tuple[HookFunction, Mapping[str, Any]]]]:
-    """Every marked function under the name of its hook, with its marks."""
+def _hooks(plugin: PluginInfo, loaded: object, manager: pluggy.PluginManager) -> Iterator[Marked]:
     seen: dict[str, str] = {}
     for name in dir(loaded):
         marks = manager.parse_hookimpl_opts(loaded, name)
@@ -73,11 +83,11 @@ def _hooks(
         if hook in seen:
             raise _misfit(plugin, f"implements {hook} twice, as {seen[hook]} and as {name}", remedy="leave one")
         seen[hook] = name
-        yield hook, (getattr(loaded, name), marks)
+        yield Marked(hook, getattr(loaded, name), marks)
 
 
-def _problems(plugin: PluginInfo, hook: str, marked: tuple[HookFunction, Mapping[str, Any]]) -> Iterator[PluginError]:
-    function, marks = marked
+def _problems(plugin: PluginInfo, marked: Marked) -> Iterator[PluginError]:
+    hook, function, marks = marked
     where = _line(function)
     if hook not in HOOKS:
         remedy = did_you_mean(hook, HOOKS) or f"the hooks are {', '.join(HOOKS)}"
@@ -85,7 +95,7 @@ def _problems(plugin: PluginInfo, hook: str, marked: tuple[HookFunction, Mapping
         return
     for mark in REFUSED_MARKS:
         if marks.get(mark):
-            why = "hooks are called one by one in the order of selection"
+            why = "hooks are called one by one, and only those that exist"
             yield _misfit(plugin, f"marks {hook} with {mark}", where=where, why=why, remedy="use plain @hookimpl")
     if inspect.iscoroutinefunction(function):
         yield _misfit(plugin, f"makes {hook} async", where=where, remedy="write a plain function")
@@ -111,7 +121,7 @@ def _parameter_problem(
         yield _misfit(plugin, f"wants {parameter.name!r} in {hook}", where=where, why=known, remedy=remedy)
 
 
-def _unmarked(plugin: PluginInfo, loaded: object, hooks: Mapping[str, object]) -> Iterator[PluginError]:
+def _unmarked(plugin: PluginInfo, loaded: object, hooks: Collection[str]) -> Iterator[PluginError]:
     """A function with a hook's name and no mark would never be called."""
     for hook in HOOKS:
         function = inspect.getattr_static(loaded, hook, None)

@@ -4,7 +4,7 @@ Everything is made offline, in milliseconds and the same each time. Nothing heav
 Fixtures come with ``pytest_plugins = ["ft.testing.pytest_plugin"]`` in a ``conftest.py``.
 """
 
-from ft.testing.packages import FakeDistribution, build_wheel, install_wheel
+from ft.testing.packages import FakeDistribution, build_wheel, install_wheel, plugin_manager
 from ft.testing.tiny import ARCHITECTURES, save_tiny_model, tiny_model, tiny_tokenizer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FakeDistribution",
     "build_wheel",
     "install_wheel",
+    "plugin_manager",
     "save_tiny_model",
     "tiny_model",
     "tiny_tokenizer",

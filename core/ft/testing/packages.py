@@ -1,14 +1,18 @@
-"""Plugins as distributions: pretended by a metadata folder, or built and installed as a real wheel, offline."""
+"""Plugins under test: at hand, pretended by a metadata folder, or built and installed as a real wheel, offline."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from textwrap import dedent
 from typing import TYPE_CHECKING
+
+from ft.plugins import PluginManager
+from ft_hookspecs import PluginInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +57,20 @@ class FakeDistribution:
             f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
             for group, points in groups
         )
+
+
+def plugin_manager(*plugins: object, kind: str = "plugins") -> PluginManager:
+    """A manager with modules or objects that need not be installed, verified and blamed as in a run.
+
+    Raises:
+        PluginError: one does not fit the contract.
+    """
+    manager = PluginManager()
+    for plugin in plugins:
+        module: str = getattr(plugin, "__name__", type(plugin).__module__)
+        name = module.rpartition(".")[2] if inspect.ismodule(plugin) else type(plugin).__name__
+        manager.add(PluginInfo(kind, name, module, "under test", ""), plugin)
+    return manager
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

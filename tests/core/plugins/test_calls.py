@@ -51,6 +51,26 @@ class TestOrder:
         )
         assert manager.hook.ft_save_model(run=0, model=0, folder=0) is True
 
+    def test_first_and_last_are_respected_and_within_them_the_order_of_selection(self):
+        calls = []
+
+        class Plugin:
+            def __init__(self, name):
+                self.name = name
+
+        def ranked(**marks):
+            def ft_run_finished(self):
+                calls.append(self.name)
+
+            return type("Ranked", (Plugin,), {"ft_run_finished": hookimpl(ft_run_finished, **marks)})
+
+        last, plain, first = ranked(trylast=True), ranked(), ranked(tryfirst=True)
+        kinds = {"a": last, "b": plain, "c": first, "d": last, "e": plain, "f": first}
+        manager = added(**{name: kind(name) for name, kind in kinds.items()})
+        manager.hook.ft_run_finished(run=0)
+        assert "".join(calls) == "cfbead"
+        assert [info.name for info, _ in manager.each("ft_run_finished", run=0)] == list("cfbead")
+
     def test_a_chain_goes_through_call(self):
         def change(name):
             return plugin(ft_adapt_model=lambda model: Change(f"{model}+{name}", "did it"))
@@ -98,11 +118,10 @@ class TestBlame:
     def test_an_error_names_plugin_hook_distribution_version_line_and_cause(self, fake_plugin, through_relay):
         fake = fake_plugin("sparse", RAISING, kind="adapters", version="1.5")
         manager = loaded("sparse")
+        by_relay = manager.hook.ft_evaluate
+        call = by_relay if through_relay else lambda **values: list(manager.each("ft_evaluate", **values))
         with pytest.raises(PluginError) as caught:
-            if through_relay:
-                manager.hook.ft_evaluate(run=0, trainer=0, when="x")
-            else:
-                list(manager.each("ft_evaluate", run=0, trainer=0, when="x"))
+            call(run=0, trainer=0, when="x")
         error = caught.value
         (module,) = fake.modules
         shown = f"plugin 'sparse' (adapters, ft-sparse 1.5, {module.removesuffix('.py')}) failed in ft_evaluate: "
@@ -301,5 +320,5 @@ def select(values):
     @pytest.mark.parametrize("body", ["values['absent']", "['sft']"])
     def test_what_it_does_wrong_is_its_own_fault(self, fake_plugin, body):
         fake_plugin("sparse", self.SOURCE.replace("yield", f"return {body}  #"), kind="selectors")
-        with pytest.raises(FtError, match="ft-sparse 1.0.*failed in select"):
+        with pytest.raises(FtError, match=r"ft-sparse 1\.0.*failed in select"):
             find_selectors()[0].select({})

@@ -88,5 +88,5 @@ def test_without_the_wheel_the_name_is_unknown(wheel):
 
 
 def test_what_hatchling_says_is_shown(tmp_path):
-    with pytest.raises(RuntimeError, match="project.version"):
+    with pytest.raises(RuntimeError, match=r"project\.version"):
         build_wheel(tmp_path, {"pyproject.toml": '[build-system]\nbuild-backend = "hatchling.build"\n[project]\n'})

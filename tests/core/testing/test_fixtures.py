@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from ft.errors import PluginError
 from ft.plugins import PluginManager, find_plugins
-from ft.testing import FakeDistribution
+from ft.testing import FakeDistribution, plugin_manager
+from ft_hookspecs import hookimpl
 
 
 def test_no_discovery_hides_what_is_installed_and_shows_what_is_added(no_discovery, fake_plugin):
@@ -61,3 +63,21 @@ def test_the_tiny_model_folder_can_be_loaded(tiny_model_dir):
     from transformers import AutoConfig
 
     assert AutoConfig.from_pretrained(tiny_model_dir).model_type == "llama"
+
+
+def test_a_plugin_at_hand_is_verified_and_blamed():
+    class Faulty:
+        @hookimpl
+        def ft_evaluate(self, when):
+            return {when: 1 / 0}
+
+    class Misspelt:
+        @hookimpl
+        def ft_evaluat(self, when):
+            return {}
+
+    with pytest.raises(PluginError, match=r"'Faulty' \(stages, under test, .*failed in ft_evaluate") as caught:
+        plugin_manager(Faulty(), kind="stages").hook.ft_evaluate(run=0, trainer=0, when="x")
+    assert "test_fixtures.py:" in caught.value.where
+    with pytest.raises(PluginError, match="did you mean 'ft_evaluate'"):
+        plugin_manager(Misspelt())
