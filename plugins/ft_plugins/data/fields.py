@@ -1,0 +1,183 @@
+"""Values of a row, checked: what the formats have in common."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+from ft.errors import DataError
+from ft_hookspecs import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ft_hookspecs import DatasetSource, Row, ToolSpec
+
+MEDIA: Final = ("images", "videos", "audios")
+COLUMNS: Final = (
+    *("prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected", "kto_tag", "text"),
+    *MEDIA,
+)
+"""What ``columns`` of ``dataset_info.json`` may name."""
+
+
+def detect(source: DatasetSource, columns: Iterable[str]) -> str:
+    """The format of a source: as declared, else the one that its named columns or its columns tell, else empty."""
+    return source.formatting or _by_named(source, set(columns)) or _by_columns(set(columns))
+
+
+def _by_named(source: DatasetSource, columns: set[str]) -> str:
+    named = source.columns
+    if "messages" in named:
+        return "openai" if named["messages"] == "messages" and not source.tags else "sharegpt"
+    if named.keys() & {"response", "query", "history"}:
+        return "alpaca"
+    if "prompt" in named:  # a prompt without an answer is plain text
+        return "alpaca" if source.ranking or "output" in columns else "text"
+    return "text" if "text" in named else ""
+
+
+def _by_columns(columns: set[str]) -> str:
+    fits = [
+        *(["alpaca"] if "instruction" in columns and columns & {"output", "chosen"} else []),
+        *(["sharegpt"] if "conversations" in columns else []),
+        *(["openai"] if "messages" in columns else []),
+    ]
+    if not fits:
+        return "text" if "text" in columns else ""
+    return fits[0] if len(fits) == 1 else ""
+
+
+def column_names(source: DatasetSource, columns: Iterable[str], **defaults: str) -> dict[str, str]:
+    """What each part of a sample is called in this source: as named there, else ``defaults``.
+
+    Raises:
+        DataError: ``columns`` names an unknown part, a medium, or a column that is probably misspelt.
+    """
+    present = list(columns)
+    for part, column in source.columns.items():
+        if part in MEDIA:
+            raise DataError(
+                f"the data set {source.name!r} has {part}",
+                where=source.declared_at,
+                why="only text is trained on",
+                remedy=f"take {part} out of its columns to train on its text alone",
+            )
+        if part not in COLUMNS:
+            raise DataError(
+                f"columns of {source.name!r} names an unknown part {part!r}",
+                where=source.declared_at,
+                remedy=near(part, COLUMNS) or f"the parts are {', '.join(COLUMNS)}",
+            )
+        if column not in present and (hint := near(column, present)):
+            raise DataError(
+                f"the data set {source.name!r} has no column {column!r}", where=source.declared_at, remedy=hint
+            )
+    return {**defaults, **source.columns}
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """``did you mean …?`` or nothing."""
+    close = get_close_matches(name, [str(known) for known in names], n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def value(row: Row, column: str) -> Any:
+    """The value of a column that must be there."""
+    if column in row.data:
+        return row.data[column]
+    raise DataError(
+        f"no column {column!r}",
+        where=row.where,
+        why="a column that the format needs is missing",
+        remedy=near(column, row.data) or f"the row has {', '.join(map(str, row.data)) or 'none'}; name it in `columns`",
+    )
+
+
+def text(row: Row, column: str) -> str:
+    """A column that must be a text."""
+    return checked_text(value(row, column), column, row)
+
+
+def optional_text(row: Row, column: str) -> str:
+    """A column that may be missing or null: then empty."""
+    given = row.data.get(column)
+    return "" if given is None else checked_text(given, column, row)
+
+
+def checked_text(given: Any, name: str, row: Row) -> str:
+    """``given`` if it is a text that can be written as UTF-8."""
+    if not isinstance(given, str):
+        raise DataError(
+            f"{name!r} is {kind(given)}: {excerpt(repr(given))}",
+            where=row.where,
+            why="a text is needed",
+            remedy="write it in quotes" if isinstance(given, int | float) else "give a text",
+        )
+    if not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
+        raise DataError(f"{name!r} holds half of a character", where=row.where, why="a surrogate alone is no Unicode")
+    return given
+
+
+def target(given: str, name: str, row: Row) -> str:
+    """A text to learn, which must not be empty."""
+    if given.strip():
+        return given
+    raise DataError(
+        f"empty target: {name!r}", where=row.where, why="there is nothing to learn from an empty answer",
+        remedy="write the answer, or take the row out",
+    )  # fmt: skip
+
+
+def truth(row: Row, column: str) -> bool:
+    """A column that must be true or false."""
+    given = value(row, column)
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, str) and given.lower() in ("true", "false"):  # a csv file has only texts
+        return given.lower() == "true"
+    raise DataError(f"{column!r} is {excerpt(repr(given))}", where=row.where, why="true or false is needed")
+
+
+def parsed(given: Any, name: str, row: Row) -> Any:
+    """A value that may stand as JSON in a text."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{name!r} is not valid JSON: {excerpt(given)}",
+            where=row.where,
+            why=getattr(error, "msg", type(error).__name__),
+        ) from None
+
+
+def tools(row: Row, column: str) -> tuple[ToolSpec, ...]:
+    """Descriptions of tools: a list, or a list as JSON in a text; a bare function is wrapped as templates expect it."""
+    given = parsed(row.data.get(column) or [], column, row)
+    if not isinstance(given, list) or not all(isinstance(tool, dict) for tool in given):
+        raise DataError(f"{column!r} is not a list of objects", where=row.where, why="tools are a list of objects")
+    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in given)
+
+
+def system(row: Row, column: str) -> tuple[Message, ...]:
+    """The system message of a column, if the row has one."""
+    content = optional_text(row, column)
+    return (Message("system", content),) if content else ()
+
+
+def kind(given: Any) -> str:
+    """What a value is, in the words of JSON."""
+    names: Mapping[type, str] = {
+        type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list",
+        dict: "an object",
+    }  # fmt: skip
+    return names.get(type(given), f"a {type(given).__name__}")
+
+
+def excerpt(given: str, size: int = 60) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(given[: size + 1].split())
+    return line if len(given) <= size else f"{line[: size - 1]}…"

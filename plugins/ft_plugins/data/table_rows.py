@@ -1,0 +1,113 @@
+"""Rows of tables (csv, tsv, parquet, arrow) and of plain text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import IO, TYPE_CHECKING, Any
+
+from ft.errors import DataError
+from ft_hookspecs import Row
+from ft_plugins.data.json_rows import find_not_utf8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+FIELD_LIMIT = 2**31 - 1
+"""Characters of one field; the csv module's own limit is 128 KiB, which a document exceeds."""
+
+
+def read_text(stream: IO[bytes], path: str) -> Iterator[Row]:
+    """Each line that is not blank is a row with the column ``text``."""
+    lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield Row({"text": line.rstrip("\r\n")}, f"{path}:{number}")
+    except UnicodeDecodeError:
+        raise find_not_utf8(stream, path) from None
+
+
+def read_csv(stream: IO[bytes], path: str, delimiter: str = ",") -> Iterator[Row | Exception]:
+    """Rows under a line of names; ``where`` is the line where the row begins, line breaks inside quotes counted.
+
+    Raises:
+        DataError: the table is malformed as a whole: names missing or twice, quotes left open.
+    """
+    csv.field_size_limit(FIELD_LIMIT)
+    lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    begin = 1
+    names: list[str] = []
+    try:
+        for record in reader:
+            where, begin = f"{path}:{begin}", reader.line_num + 1
+            if not names:
+                names = _names(record, where)
+            elif record:
+                yield _row(names, record, where)
+    except UnicodeDecodeError:
+        raise find_not_utf8(stream, path) from None
+    except csv.Error as error:
+        raise DataError("malformed table", where=f"{path}:{begin}", why=str(error), remedy="check the quotes") from None
+
+
+def _names(record: list[str], where: str) -> list[str]:
+    twice = {name for name in record if record.count(name) > 1}
+    if twice or not all(record):
+        raise DataError(
+            "the first line does not name the columns",
+            where=where,
+            why=f"{', '.join(sorted(twice))} stands twice" if twice else "a name is empty",
+            remedy="begin the file with one line of different names",
+        )
+    return record
+
+
+def _row(names: list[str], record: list[str], where: str) -> Row | DataError:
+    if len(record) == len(names):
+        return Row(dict(zip(names, record, strict=True)), where)
+    return DataError(
+        f"{len(record)} fields where the first line names {len(names)}",
+        where=where,
+        why="each row needs a field for each column",
+        remedy="put fields with commas, quotes or line breaks in quotes",
+    )
+
+
+def read_arrow(file: Path, path: str) -> Iterator[Row]:
+    """Rows of a parquet or Arrow file; they have no lines, so ``where`` is ``path row N``, counted from 1.
+
+    Raises:
+        DataError: the file is damaged or no such file.
+    """
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in _batches(file):
+            for data in batch.to_pylist():
+                number += 1
+                yield Row(data, f"{path} row {number}")
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the {file.suffix.removeprefix('.')} file cannot be read",
+            where=f"{path} row {number + 1}",
+            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            remedy="the file may be cut short or of another kind: get it anew",
+        ) from None
+
+
+def _batches(file: Path) -> Iterable[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.suffix.lower() == ".parquet":
+        return pq.ParquetFile(file).iter_batches(batch_size=1000)  # type: ignore[no-any-return]  # pyarrow is untyped
+    source = pa.memory_map(str(file))
+    try:
+        reader = pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(source)  # type: ignore[no-any-return]  # pyarrow is untyped
+    return (reader.get_batch(index) for index in range(reader.num_record_batches))
