@@ -38,6 +38,7 @@ class Found:
 
     plugins: tuple[PluginInfo, ...] = ()
     broken: tuple[Broken, ...] = ()
+    selectors: tuple[PluginInfo, ...] = ()
 
     def __iter__(self) -> Iterator[PluginInfo]:
         return iter(self.plugins)
@@ -64,6 +65,7 @@ def find_plugins() -> Found:
     return Found(
         plugins=tuple(sorted(ours, key=lambda plugin: (order[plugin.kind], plugin))),
         broken=(*broken, *strangers),
+        selectors=tuple(sorted(plugin for plugin in plugins if plugin.kind == SELECTORS)),
     )
 
 

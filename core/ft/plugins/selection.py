@@ -36,7 +36,7 @@ def select(found: Found, selections: Sequence[Selection], excluded: Collection[s
         PluginError: a name is unknown, ambiguous, claimed twice, of another kind, or both selected and excluded.
     """
     in_house = {plugin: None for wish in selections if (plugin := _in_house(wish, found)) is not None}
-    candidates = _Candidates((*found, *in_house), tuple(excluded))
+    candidates = _Candidates((*found, *in_house), tuple(excluded), found)
     candidates.check_excluded()
     chosen: list[PluginInfo] = []
     for wish in selections:
@@ -84,6 +84,7 @@ class _Candidates:
 
     plugins: tuple[PluginInfo, ...]
     excluded: tuple[str, ...]
+    found: Found
 
     def resolve(self, wish: Selection, in_house: PluginInfo | None) -> PluginInfo | None:
         """The one plugin a wish means; ``None`` when it is a default that was excluded."""
@@ -114,7 +115,7 @@ class _Candidates:
 
     def check_excluded(self) -> None:
         """A misspelt exclusion would leave in the plugin that it was meant for."""
-        known = {word for plugin in self.plugins for word in _words(plugin)}
+        known = {word for plugin in (*self.plugins, *self.found.selectors) for word in _words(plugin)}
         for word in self.excluded:
             if word not in known:
                 raise PluginError(
@@ -132,10 +133,11 @@ class _Candidates:
             why = f"{wish.because} takes a plugin of kind {kind}; the installed one is {' and '.join(elsewhere)}"
         else:
             why = f"installed{f' {kind}' if kind else ''}: {', '.join(sorted(set(of_kind))) or 'none'}"
+        unread = [f"{one.distribution} cannot be used ({one.why})" for one in self.found.broken]
         return PluginError(
             f"no installed plugin{f' of kind {kind}' if kind else ''} is called {name!r}",
             where=wish.because,
-            why=why,
+            why="; ".join([why, *unread]),
             remedy=did_you_mean(name, of_kind) or "install the distribution that has it, or name the file of your own",
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.errors import PluginError
 from ft.plugins.blame import blame
-from ft.plugins.finding import SELECTORS, find_entry_points
+from ft.plugins.finding import find_plugins
 from ft.plugins.loading import import_plugin
 from ft_hookspecs import PluginInfo, PluginOptions, Selection
 
@@ -55,7 +55,7 @@ def find_selectors(excluded: Collection[str] = ()) -> tuple[Selector, ...]:
     Raises:
         PluginError: one cannot be imported, or lacks ``OPTIONS`` or ``select``.
     """
-    found = sorted(plugin for plugin in find_entry_points()[0] if plugin.kind == SELECTORS)
+    found = find_plugins().selectors
     return tuple(_load(info) for info in found if not {info.name, info.id, info.distribution}.intersection(excluded))
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ft.errors import PluginError
-from ft.plugins import Found, disabled_plugins, find_plugins, select
+from ft.plugins import Broken, Found, disabled_plugins, find_plugins, select
 from ft_hookspecs import PluginInfo, Selection
 
 
@@ -66,6 +66,11 @@ def test_a_name_that_means_nothing_is_answered_with_the_nearest(wanted, answer):
     assert caught.value.where == wanted.because
 
 
+def test_a_name_that_may_stand_in_damaged_metadata_says_so():
+    found = Found(FOUND.plugins, (Broken("ft-sparse", "ft.adapter (sparse) is no kind of plugin"),))
+    assert "ft-sparse cannot be used (ft.adapter (sparse) is no kind of plugin)" in refusal(wish("sparse"), found=found)
+
+
 def test_a_name_claimed_twice_names_both_distributions_and_the_ways_out():
     found = Found((*FOUND, *installed("plugins:liger", distribution="ft-liger")))
     shown = refusal(wish("liger"), found=found)
@@ -93,6 +98,10 @@ class TestDisabling:
 
     def test_a_misspelt_exclusion_is_an_error(self):
         assert "did you mean 'console'?" in refusal(wish("sft"), excluded=("consol",))
+
+    def test_a_distribution_of_selectors_alone_can_be_excluded(self):
+        found = Found(FOUND.plugins, selectors=installed("selectors:keys", distribution="ft-keys"))
+        assert ids(wish("sft"), excluded=("ft-keys",), found=found) == ["stages:sft"]
 
     def test_the_environment_gives_a_comma_separated_list(self):
         assert disabled_plugins({"FT_DISABLE_PLUGINS": " console, loggers:jsonl ,"}) == ("console", "loggers:jsonl")
