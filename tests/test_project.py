@@ -78,7 +78,7 @@ def test_every_plugin_module_is_published() -> None:
     root = ROOT / "plugins"
     modules = [path for path in SOURCES if path.is_relative_to(root) and path.suffix == ".py"]
     with_hooks = {
-        ".".join(path.relative_to(root).with_suffix("").parts)
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         for path in modules
         if "\n@hookimpl" in path.read_text(encoding="utf-8")
     }
