@@ -126,7 +126,7 @@ class RunOptions(PluginOptions):
     """What the run does and where it writes."""
 
     plugins: list[str] = Field(
-        default_factory=list,
+        default=[],
         description="Further plugins: a name, `kind:name`, a dotted module, or the path of a Python file.",
     )
     output_dir: str | None = Field(default=None, description="Folder for checkpoints, the model and the run record.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ft_hookspecs import PluginOptions, Selection
 
@@ -38,9 +39,8 @@ class SelectingOptions(PluginOptions):
     finetuning_type: str = Field(
         default="lora", min_length=1, description="What part of the model trains: the name of an adapter plugin."
     )
-    report_to: list[str] = Field(
-        default_factory=lambda: ["none"],
-        description="Loggers beside the console and metrics.jsonl; none for no other.",
+    report_to: list[str] | None = Field(
+        default=None, description="Loggers beside the console and metrics.jsonl: their names, none, or all."
     )
     plot_loss: bool = Field(default=False, description="Draw the loss into loss.png at the end.")
     quantization_bit: int | None = Field(
@@ -51,6 +51,13 @@ class SelectingOptions(PluginOptions):
     )
     enable_liger_kernel: bool = Field(default=False, description="Use Liger's fused Triton kernels.")
     use_unsloth: bool = Field(default=False, description="Use Unsloth's kernels.")
+
+    @field_validator("report_to")
+    @classmethod
+    def _some_or_none(cls, names: list[str] | None) -> list[str] | None:
+        if names and len(names) > 1 and not {"none", "all"}.isdisjoint(names):
+            raise ValueError("none and all stand alone")
+        return names
 
     @model_validator(mode="after")
     def _method_needs_bits(self) -> Self:
@@ -90,6 +97,9 @@ def _named(kind: str, key: str, values: Mapping[str, Any]) -> Selection:
 
 
 def _loggers(names: Iterable[str]) -> Iterator[Selection]:
+    """The named loggers; for ``all`` every installed one that has no key of its own."""
+    if "all" in names:
+        names = sorted({entry.name for entry in entry_points(group="ft.loggers")} - _SWITCHES.keys())
     for name in names:
         if name not in ("none", *_ALWAYS["loggers"]):
             yield Selection(f"loggers:{name}", f"report_to: {name}", "loggers")

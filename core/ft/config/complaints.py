@@ -52,8 +52,8 @@ def unknown(key: str, source: Source, known: Iterable[str]) -> ConfigError:
     )
 
 
-def not_finite(key: str, given: Given) -> ConfigError:
-    return ConfigError(f"{key}: not a finite number", where=str(given.source), remedy="write a number")
+def flawed(key: str, given: Given, what: str) -> ConfigError:
+    return ConfigError(f"{key}: {what}", where=str(given.source), remedy="correct the value")
 
 
 def of_validation(

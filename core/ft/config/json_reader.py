@@ -29,7 +29,9 @@ def entries(text: str, name: str) -> Iterator[tuple[str, Given]]:
         try:
             value, end = decoder.raw_decode(text, begin)
         except _RepeatedKeyError as error:
-            raise ConfigError(f"the key '{error}' is given twice", where=str(source)) from None
+            raise ConfigError(
+                f"the key '{error}' is given twice", where=str(source), remedy="keep one of the two"
+            ) from None
         yield key, Given(value, source, None if isinstance(value, str | list | dict) else text[begin:end])
         at = _skip(text, end)
         at = _skip(text, at + 1) if text[at] == "," else at

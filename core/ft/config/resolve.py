@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ft.config import complaints, legacy
 from ft.config.secrets import is_secret
-from ft.config.types import finite, fit, members
+from ft.config.types import fit, flaw, members
 from ft.errors import ConfigError, FtError, Problems
 from ft_hookspecs import PluginOptions, Source
 
@@ -146,9 +146,10 @@ def _instance(
     settings: Settings,
 ) -> PluginOptions | None:
     """The model filled with what was given; what does not fit is added to the problems."""
-    own = {key: given[key] for key in model.model_fields if key in given}
+    own = {key: given[key] for key in given if key in model.model_fields}
     values = {key: fit(each, model.model_fields[key].annotation) for key, each in own.items()}
-    bad = {key: complaints.not_finite(key, own[key]) for key, value in values.items() if not finite(value)}
+    flaws = {key: flaw(value, model.model_fields[key].annotation) for key, value in values.items()}
+    bad = {key: complaints.flawed(key, own[key], what) for key, what in flaws.items() if what}
     instance: PluginOptions | None
     try:
         instance = _validate(model, {key: value for key, value in values.items() if key not in bad})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft.config.flags import from_arguments, from_environment
 from ft.config.source import read_file
@@ -32,11 +32,6 @@ class Settings:
         """The same settings without any other key."""
         levels = tuple({key: given for key, given in level.items() if key in keys} for level in self.levels)
         return replace(self, levels=levels)
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The value of every key that was given, as written; a stronger level replaces a weaker one."""
-        return {key: given.value for level in self.levels for key, given in level.items()}
 
 
 def gather(config_path: Path | None, arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:

@@ -29,7 +29,7 @@ def read_file(path: Path) -> list[tuple[str, Given]]:
     try:
         entries = list(reader.entries(text, str(path)))
     except RecursionError:
-        raise ConfigError("the file nests too deeply", where=str(path)) from None
+        raise ConfigError("the file nests too deeply", where=str(path), remedy="nest fewer levels") from None
     if not entries:
         raise ConfigError(f"{path} sets no key", where=str(path), remedy="write at least model_name_or_path: …")
     return entries

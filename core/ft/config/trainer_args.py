@@ -11,12 +11,15 @@ import re
 from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from pydantic import Field, create_model
 
 from ft.errors import EnvironmentProblem
 from ft_hookspecs import PluginOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MODULE: Final = "training_args"
 _CLASS: Final = "TrainingArguments"
@@ -133,13 +136,18 @@ def _union(node: ast.expr) -> list[ast.expr]:
 
 
 def _constants(cls: ast.ClassDef) -> dict[str, Any]:
+    """The class attributes that are plain constants."""
     return {
-        node.targets[0].id: node.value.value
-        for node in cls.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, ast.Constant)
+        ast.unparse(node.targets[0]): node.value.value
+        for node in _statements(cls.body)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     }
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements with those under an ``if``: it asks for a version of torch, and ft requires a newer one."""
+    for node in body:
+        yield from _statements(node.body) if isinstance(node, ast.If) else (node,)
 
 
 def _enums(tree: ast.Module, declared: list[ast.AnnAssign], folder: Path) -> dict[str, tuple[str, ...]]:

@@ -57,50 +57,61 @@ def choices(annotation: Any) -> list[Any]:
 
 def fit(given: Given, annotation: Any) -> Any:
     """The value in the form the type wants, or unchanged where it cannot be one: validation then says so."""
-    value, accepted = given.value, members(annotation)
-    kinds = {get_origin(member) or member for member in accepted}
+    value, kinds = given.value, _kinds(annotation)
+    if isinstance(value, bool):
+        # On a command line and in a variable text cannot be quoted, so `true` may be meant as a word.
+        return given.text if given.source.kind != "file" and str in kinds and bool not in kinds else value
     if isinstance(value, str):
-        return _fit_text(value, given.text or value, accepted, kinds)
-    if isinstance(value, int | float) and given.text is not None:
-        return _fit_word(value, given.text, given.source.kind != "file", accepted, kinds)
+        return _fit_text(value, annotation)
+    if isinstance(value, int | float):
+        return _fit_number(value, given.text or str(value), annotation)
+    if isinstance(value, list | dict) and given.text and str in kinds and kinds.isdisjoint((dict, *_LISTS)):
+        return given.text
     return value
 
 
-def _fit_text(value: str, text: str, accepted: list[Any], kinds: set[Any]) -> Any:
-    if value.startswith("{") and dict in kinds:
-        return parse_text(value)
-    if str not in kinds and value not in choices(Union[tuple(accepted)]):  # noqa: UP007 - built from a list
-        return _split(value, accepted)
-    return text if str in kinds and value == "" else value
+def flaw(value: Any, annotation: Any) -> str:
+    """What is wrong with a fitted value although its type may be right; empty if nothing is."""
+    if not _finite(value):
+        return "not a finite number"
+    if isinstance(value, str) and value.startswith("{") and dict in _kinds(annotation):
+        return "a mapping that is not well-formed"
+    return ""
 
 
-def _fit_word(value: float, text: str, unquotable: bool, accepted: list[Any], kinds: set[Any]) -> Any:
-    """A number or a boolean. ``unquotable``: on a command line and in a variable ``true`` may be meant as text."""
-    if isinstance(value, bool):
-        return text if unquotable and str in kinds and bool not in kinds else value
+def _kinds(annotation: Any) -> set[Any]:
+    return {get_origin(member) or member for member in members(annotation)}
+
+
+def _fit_text(text: str, annotation: Any) -> Any:
+    kinds = _kinds(annotation)
+    if text.startswith("{") and dict in kinds:
+        return parse_text(text)
+    return text if str in kinds or text in choices(annotation) else _split(text, annotation, text)
+
+
+def _fit_number(value: float, text: str, annotation: Any) -> Any:
+    kinds = _kinds(annotation)
     if float in kinds or (int in kinds and isinstance(value, int)):
         return value
     if int in kinds and isinstance(value, float) and value.is_integer():
         return int(value)
-    if str in kinds or text in choices(Union[tuple(accepted)]):  # noqa: UP007 - built from a list
-        return text
-    return _split(text, accepted, value)
+    return text if str in kinds or text in choices(annotation) else _split(text, annotation, value)
 
 
-def _split(text: str, accepted: list[Any], otherwise: Any = None) -> Any:
+def _split(text: str, annotation: Any, otherwise: Any) -> Any:
     """Text with commas as a list, where the type has one."""
-    for member in accepted:
+    for member in members(annotation):
         if (get_origin(member) or member) in _LISTS:
             item = next(iter(get_args(member)), str)
             words = [word.strip() for word in text.split(",") if word.strip()]
             return words if str in members(item) or choices(item) else [parse_scalar(word) for word in words]
-    return text if otherwise is None else otherwise
+    return otherwise
 
 
-def finite(value: Any) -> bool:
-    """Whether no number in the value is NaN or infinite."""
+def _finite(value: Any) -> bool:
     if isinstance(value, list):
-        return all(map(finite, value))
+        return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -14,13 +14,14 @@ from ft.errors import ConfigError
 from ft_hookspecs import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ruamel.yaml.events import Event
 
 _YAML_ORG: Final = "tag:yaml.org,2002:"
 _PLAIN_TAGS: Final = {_YAML_ORG + name for name in ("int", "float", "bool", "null")}
 _TAGS: Final = _PLAIN_TAGS | {_YAML_ORG + name for name in ("str", "seq", "map")} | {"!", None}
+_DEEPEST: Final = 32
 
 
 def entries(text: str, name: str) -> Iterator[tuple[str, Given]]:
@@ -54,22 +55,37 @@ class YamlReader:
     def __init__(self, text: str, name: str) -> None:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
-        from ruamel.yaml.events import DocumentEndEvent, DocumentStartEvent, StreamEndEvent, StreamStartEvent
 
         self._name = name
+        self.events: list[Event] = []
         try:
-            events = list(YAML(typ="safe", pure=True).parse(text))
+            self._read(YAML(typ="safe", pure=True).parse(text))
         except YAMLError as error:
             self._malformed(error)
-        starts = [event for event in events if isinstance(event, DocumentStartEvent)]
-        if len(starts) > 1:
-            self._refuse(starts[1], "the file holds several YAML documents", "keep one")
-        framing = (DocumentStartEvent, DocumentEndEvent, StreamStartEvent, StreamEndEvent)
-        self.events = [event for event in events if not isinstance(event, framing)][::-1]
+        self.events.reverse()
+
+    def _read(self, events: Iterable[Event]) -> None:
+        """Keep the events that make up the value. The parser takes quadratic time in depth, so depth is bounded."""
+        from ruamel.yaml.events import (
+            CollectionEndEvent,
+            CollectionStartEvent,
+            DocumentStartEvent,
+            NodeEvent,
+        )  # fmt: skip
+
+        documents = depth = 0
+        for event in events:
+            documents += isinstance(event, DocumentStartEvent)
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if documents > 1:
+                self._refuse(event, "the file holds several YAML documents", "keep one")
+            if depth > _DEEPEST:
+                self._refuse(event, "the file nests too deeply", f"nest at most {_DEEPEST} levels")
+            if isinstance(event, NodeEvent | CollectionEndEvent):
+                self.events.append(event)
 
     def next(self) -> Event:
-        event: Event = self.events.pop()
-        return event
+        return self.events.pop()
 
     def spelling(self) -> str | None:
         """The next event as it is written, if it is a plain word."""

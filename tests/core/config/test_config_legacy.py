@@ -1,0 +1,135 @@
+"""Old names, settled questions and keys of other programs: translated or left out with a note, or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ft.config import Resolved, gather, resolve, trainer_options
+from ft.config.legacy import old_names, table
+from ft.errors import Problems
+from ft.options import DataOptions, ModelOptions, RunOptions
+from ft_hookspecs import PluginOptions
+from ft_plugins.selectors import OPTIONS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CORE = ((RunOptions, "ft"), (ModelOptions, "ft"), (DataOptions, "ft"), (OPTIONS, "ft-framework"))
+CLAIMED = frozenset(key for model, _ in CORE for key in model.model_fields)
+MODELS = (*CORE, (trainer_options(CLAIMED), "transformers"))
+
+
+def run(folder: Path, text: str, *words: str) -> Resolved:
+    path = folder / "c.yaml"
+    path.write_text("model_name_or_path: m\n" + text)
+    return resolve(gather(path, words, {}), MODELS)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("warmup_ratio: 0.1", "warmup_steps", 0.1),
+        ("evaluation_strategy: steps", "eval_strategy", "steps"),
+        ("group_by_length: true", "train_sampling_strategy", "group_by_length"),
+        ("no_cuda: true", "use_cpu", True),
+        ("per_gpu_train_batch_size: 4", "per_device_train_batch_size", 4),
+        ("adafactor: true", "optim", "adafactor"),
+        ("include_inputs_for_metrics: true", "include_for_metrics", ["inputs"]),
+        ("disable_gradient_checkpointing: true", "gradient_checkpointing", False),
+        ("gradient_checkpointing: true", "gradient_checkpointing", True),
+        ("ddp_timeout: 180000000", "ddp_timeout", 180000000),
+        ("torch_dtype: bfloat16", "dtype", "bfloat16"),
+        ("system_prompt: 1.10", "default_system", "1.10"),
+    ],
+)
+def test_renamed_keys_are_translated_with_a_note(tmp_path: Path, line: str, key: str, value: object) -> None:
+    resolved = run(tmp_path, line + "\n")
+    assert resolved.values[key] == value
+    assert resolved.sources[key].where == f"{tmp_path / 'c.yaml'}:2"
+    old = line.partition(":")[0]
+    assert [key in note and old in note and "c.yaml:2" in note for note in resolved.notes] == [True] * (old != key)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["group_by_length: false", "warmup_ratio: 0.0", "save_safetensors: true", "logging_dir: logs", "use_galore: false",
+     "image_max_pixels: 589824", "galore_rank: 16", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null"],
+)  # fmt: skip
+def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str) -> None:
+    resolved = run(tmp_path, line + "\n")
+    (note,) = resolved.notes
+    assert "c.yaml:2" in note
+    assert "has no effect" in note
+    assert line.partition(":")[0] not in resolved.values
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("use_galore: true", "not available in this version"),
+        ("use_mca: 0", "not available in this version"),
+        ("image_max_pixels: 1000", "not available in this version"),
+        ("save_safetensors: false", "always saved as safetensors"),
+        ("warmup_ratio: 2", "from 0 to below 1"),
+        ("warmup_ratio: -0.5", "from 0 to below 1"),
+        ("group_by_length: maybe", "its value is true"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(tmp_path: Path, line: str, why: str) -> None:
+    with pytest.raises(Problems) as caught:
+        run(tmp_path, line + "\n")
+    (problem,) = caught.value.problems
+    assert why in str(problem)
+    assert problem.where == f"{tmp_path / 'c.yaml'}:2"
+
+
+def test_old_and_new_name_together_are_a_conflict(tmp_path: Path) -> None:
+    with pytest.raises(Problems, match="warmup_ratio and warmup_steps are both given") as caught:
+        run(tmp_path, "warmup_ratio: 0.1\nwarmup_steps: 20\n")
+    assert "c.yaml:3" in caught.value.problems[0].why
+    assert run(tmp_path, "warmup_ratio: 0.0\nwarmup_steps: 20\n").values["warmup_steps"] == 20
+
+
+def test_the_stronger_level_wins_under_either_name(tmp_path: Path) -> None:
+    assert run(tmp_path, "warmup_ratio: 0.1\n", "warmup_steps=20").values["warmup_steps"] == 20
+    assert run(tmp_path, "warmup_steps: 20\n", "warmup_ratio=0.1").values["warmup_steps"] == 0.1
+
+
+def test_a_renamed_key_is_checked_like_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(Problems, match=r"eval_strategy: expected one of no, steps, epoch; given \"weekly\""):
+        run(tmp_path, "evaluation_strategy: weekly\n")
+
+
+def test_a_secret_stays_out_of_the_note(tmp_path: Path) -> None:
+    (note,) = run(tmp_path, "push_to_hub_token: abcdef\n").notes
+    assert "abcdef" not in note
+    assert "***" in note
+
+
+def test_a_declared_key_is_never_an_old_name(tmp_path: Path) -> None:
+    class Mine(PluginOptions):
+        use_galore: bool = False
+        warmup_ratio: float = 0.0
+
+    settings = gather(None, ["use_galore=true", "warmup_ratio=0.5"], {})
+    resolved = resolve(settings, [(Mine, "plugin 'mine'")])
+    assert resolved.values == {"use_galore": True, "warmup_ratio": 0.5}
+    assert not resolved.notes
+
+
+def test_the_table_holds_only_keys_that_the_core_does_not_declare() -> None:
+    declared = {key for model, _ in MODELS for key in model.model_fields}
+    assert not old_names() & declared
+    parts = [set(part) for part in table().values()]
+    assert sum(map(len, parts)) == len(old_names())
+    assert json.dumps(table()["unavailable"]["use_galore"]) == "false"
+
+
+def test_new_names_exist_wherever_the_core_owns_them() -> None:
+    elsewhere = {"pref_beta", "pref_loss", "pref_ftx", "freeze_trainable_modules", "freeze_trainable_layers"}
+    declared = {key for model, _ in MODELS for key in model.model_fields}
+    new = {rule["key"] for rule in table()["renamed"].values()}
+    assert new - declared == elsewhere | {"create_new_adapter"}
