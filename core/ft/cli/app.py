@@ -62,13 +62,19 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Show the whole tra
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"ft {ft.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Typer wants a function to hang the options of `ft` itself on."""
 
 
 @app.command(context_settings=ANY_KEY, no_args_is_help=True)

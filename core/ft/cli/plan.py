@@ -22,7 +22,7 @@ PHASES: Final = (
     ("configure", ("ft_options",)),
     ("check", ("ft_check",)),
     ("find model", ("ft_resolve_model",)),
-    ("data", ("ft_template", "ft_load_dataset", "ft_read_format")),
+    ("data", ("ft_template", "ft_template_names", "ft_load_dataset", "ft_read_format")),
     ("tokenise", ("ft_prepare_dataset",)),
     ("load", ("ft_model_load_options", "ft_load_model")),
     ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
