@@ -62,7 +62,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model, a data set called ``stones`` and an installed third-party wheel."""
     folder = tmp_path_factory.mktemp("workplace")
     save_tiny_model(folder / "model")
-    rows = [{"instruction": f"What is stone {n}?", "output": f"Stone {n} is {'grey' if n % 2 else 'red'}."} for n in range(16)]
+    rows = [
+        {"instruction": f"What is stone {n}?", "output": f"Stone {n} is {'grey' if n % 2 else 'red'}."}
+        for n in range(16)
+    ]
     (folder / "data").mkdir()
     (folder / "data" / "stones.json").write_text(json.dumps(rows))
     (folder / "data" / "dataset_info.json").write_text(json.dumps({"stones": {"file_name": "stones.json"}}))

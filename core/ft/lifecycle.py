@@ -36,6 +36,7 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
         Stopped: a signal ended the run after it had saved.
     """
     run = Run(plan, tell)
+    plugins.report = lambda error: tell(str(error))
     journal = Journal(run)
     journal.begin()
     try:
@@ -130,11 +131,15 @@ def change_model(run: Run, plugins: PluginManager) -> None:
 
 
 def build_trainer(run: Run, plugins: PluginManager) -> None:
-    """``ft_callbacks`` are collected, and the stage's ``ft_build_trainer`` makes the trainer."""
+    """``ft_callbacks`` are collected; the stage's ``ft_build_trainer`` makes the trainer.
+
+    The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer``.
+    """
     from ft.training.rows import RowCallback
 
     callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
     rows = RowCallback(run, plugins)
+    run.make_optimizer = lambda model: plugins.hook.ft_create_optimizer(run=run, model=model)
     run.trainer = plugins.hook.ft_build_trainer(run=run, callbacks=[rows, *callbacks])
     if run.trainer is None:
         raise PluginError(f"the stage {run.plan.get('stage')!r} builds no trainer", remedy="implement ft_build_trainer")

@@ -5,38 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ft.errors import PluginError, TrainingError
-from ft_hookspecs import Change
 
 if TYPE_CHECKING:
     from ft.plugins import PluginManager
-    from ft_hookspecs import PluginInfo, Run
+    from ft_hookspecs import Change, PluginInfo, Run
 
 
 def apply(run: Run, plugins: PluginManager, hook: str) -> None:
     """Call ``hook`` on each plugin in order of selection, each on the model that the one before returned.
 
     Raises:
-        PluginError: a plugin changed nothing, or two of one hook claim the same module.
+        PluginError: two plugins claim the same module; or one says nothing of what it changed (``plugins.call``).
     """
     claimed: dict[str, PluginInfo] = {}
     for info in plugins.implementers(hook):
         change = plugins.call(info, hook, run=run, model=run.model)
-        check_change(info, hook, change)
         check_claims(claimed, info, change)
         run.model = change.model
         run.changes.append((info, change))
         run.tell(f"{info.name}: {change.summary}")
-
-
-def check_change(info: PluginInfo, hook: str, change: object) -> None:
-    """A plugin that was selected and did nothing is worse than an error: the user believes that it acted."""
-    if not isinstance(change, Change) or not change.summary.strip():
-        raise PluginError(
-            f"plugin {info} changed nothing",
-            where=hook,
-            why="a selected plugin must say what it changed (Change.summary)",
-            remedy=f"leave it out with --no-plugin {info.name}, or report it to {info.distribution}",
-        )
 
 
 def check_claims(claimed: dict[str, PluginInfo], info: PluginInfo, change: Change) -> None:

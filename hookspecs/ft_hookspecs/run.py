@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from torch import nn
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from ft_hookspecs.data import Template
@@ -100,12 +101,16 @@ def _to_nobody(line: str) -> None:
     """Where lines go when nobody listens."""
 
 
+def _no_optimizer(model: nn.Module) -> None:
+    """Leaves the optimizer to ``optim``."""
+
+
 @dataclass
 class Run:
     """A run as it unfolds: the frozen plan, and what the phases have produced so far.
 
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
-    shows a line to the user.
+    shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training.
     """
 
     plan: Plan
@@ -119,6 +124,7 @@ class Run:
     counts: dict[str, DataCounts] = field(default_factory=dict)
     model: PreTrainedModel | nn.Module | None = None
     changes: list[tuple[PluginInfo, Change]] = field(default_factory=list)
+    make_optimizer: Callable[[nn.Module], Optimizer | None] = _no_optimizer
     trainer: Trainer | None = None
     decisions: list[str] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)

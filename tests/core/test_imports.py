@@ -18,8 +18,8 @@ def imported_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["ft", "ft.errors", "ft.options", "ft.config", "ft.plugins", "ft.planning", "ft.lifecycle", "ft.data", "ft.training",
-     "ft.devices", "ft.testing", "ft.cli", "ft_hookspecs", "ft_plugins.selectors"],
+    ["ft", "ft.errors", "ft.options", "ft.config", "ft.plugins", "ft.planning", "ft.lifecycle", "ft.data",
+     "ft.modeling", "ft.training", "ft.devices", "ft.testing", "ft.cli", "ft_hookspecs", "ft_plugins.selectors"],
 )  # fmt: skip
 def test_importing_is_light(module: str) -> None:
     assert imported_by(f"import {module}") == set()

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Run
 
+COLOURS = ("red", "blue", "green", "grey", "black", "white", "pink", "brown")
 ROWS = [
     {"instruction": f"What is the colour of stone {name}?", "output": f"Stone {name} is {colour}."}
-    for name, colour in zip("abcdefgh", ("red", "blue", "green", "grey", "black", "white", "pink", "brown"), strict=True)
+    for name, colour in zip(
+        "abcdefgh", ("red", "blue", "green", "grey", "black", "white", "pink", "brown"), strict=True
+    )
 ]
 
 
@@ -52,7 +55,7 @@ def arguments(tiny_model_dir: Path, data: Path, tmp_path: Path) -> Callable[...,
 
 
 def execute(words: list[str], plugins: tuple[str, ...] = ()) -> Run:
-    return run_lifecycle(*make_plan(None, words, plugins))
+    return run_lifecycle(*make_plan(None, words, plugins), print)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -166,7 +169,8 @@ def test_an_in_house_stage_by_path(arguments: Callable[..., list[str]], tmp_path
     path.write_text(STAGE)
     stage = path if how == "stage" else "short_answers"
     run = execute(arguments(stage=stage, max_steps=1), plugins=(str(path),) if how == "plugin" else ())
-    assert run.counts["train"].examples < len(ROWS)
+    assert run.train_dataset is not None
+    assert 0 < len(run.train_dataset) < len(ROWS)
     assert any(info.distribution == "in-house" for info in run.plan.plugins)
 
 
@@ -195,8 +199,7 @@ def test_a_logger_that_fails_stops_nothing(
     path.write_text(LOGGER)
     execute(arguments(max_steps=3), plugins=(str(path),))
     assert len(rows_of(tmp_path / "out")) == 4
-    captured = capsys.readouterr()
-    assert (captured.out + captured.err).count("the tracker is down") == 1
+    assert capsys.readouterr().out.count("the tracker is down") == 1
 
 
 ADAPTER = """
@@ -212,7 +215,10 @@ def ft_adapt_model(run, model):
 
 @pytest.mark.parametrize(
     ("summary", "error", "text"),
-    [("", PluginError, "changed nothing"), ("froze everything", TrainingError, "no parameter of the model trains")],
+    [
+        ("", PluginError, "says nothing of what it changed"),
+        ("froze everything", TrainingError, "no parameter of the model trains"),
+    ],
 )
 def test_surgery_must_say_and_do_something(
     arguments: Callable[..., list[str]], tmp_path: Path, summary: str, error: type[FtError], text: str
@@ -221,6 +227,24 @@ def test_surgery_must_say_and_do_something(
     path.write_text(ADAPTER.format(summary=summary))
     with pytest.raises(error, match=text):
         execute(arguments(finetuning_type=path))
+
+
+OPTIMIZER = """
+from ft_hookspecs import hookimpl
+
+@hookimpl
+def ft_create_optimizer(run, model):
+    from torch.optim import SGD
+    return SGD([p for p in model.parameters() if p.requires_grad], lr=run.plan.get("learning_rate"))
+"""
+
+
+def test_an_optimizer_plugin_makes_the_optimizer(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    path = tmp_path / "plain_sgd.py"
+    path.write_text(OPTIMIZER)
+    run = execute(arguments(max_steps=1), plugins=(str(path),))
+    assert run.trainer is not None
+    assert "SGD" in repr(run.trainer.optimizer)
 
 
 def test_two_plugins_that_claim_a_module(arguments: Callable[..., list[str]], tmp_path: Path) -> None:

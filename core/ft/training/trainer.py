@@ -82,6 +82,7 @@ class PackedTrainer(SavingTrainer):
             run.model,
             training_arguments(run),
             attention=run.plan.get("attention", "auto"),
+            optimizer_factory=run.make_optimizer,
             decide=run.decide,
             train_dataset=run.train_dataset,
             eval_dataset=_eval_dataset(run),
