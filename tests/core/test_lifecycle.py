@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 COLOURS = ("red", "blue", "green", "grey", "black", "white", "pink", "brown")
 ROWS = [
     {"instruction": f"What is the colour of stone {name}?", "output": f"Stone {name} is {colour}."}
-    for name, colour in zip(
-        "abcdefgh", ("red", "blue", "green", "grey", "black", "white", "pink", "brown"), strict=True
-    )
+    for name, colour in zip("abcdefgh", COLOURS, strict=True)
 ]
 
 

@@ -84,9 +84,11 @@ def run(words: Words = None, plugin: Plugin = None, no_plugin: NoPlugin = None, 
     from ft.cli.compose import plan_of
 
     plan, manager = plan_of(words, plugin, no_plugin)
+    from ft.cli.voice import quiet_libraries, tell
     from ft.lifecycle import run as run_plan
 
-    run_plan(plan, manager)
+    quiet_libraries()
+    run_plan(plan, manager, tell)
 
 
 @app.command(context_settings=ANY_KEY, no_args_is_help=True)
