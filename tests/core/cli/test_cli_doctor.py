@@ -205,7 +205,6 @@ def install(folder, monkeypatch, **sources):
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-PLOT = "pip install 'ft-framework[plot]'"
 FINE = "from ft_hookspecs import hookimpl\n@hookimpl\ndef ft_run_finished(run): pass\n"
 
 
