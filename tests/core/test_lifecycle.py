@@ -93,6 +93,11 @@ def test_stages_and_adapters_compose(
     assert run.changes[-1][1].summary
 
 
+def test_the_last_step_is_logged(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    execute(arguments(max_steps=5, logging_steps=3))
+    assert [row["step"] for row in rows_of(tmp_path / "out") if row["event"] == "train"] == [3, 5]
+
+
 def test_evaluation_before_and_after(arguments: Callable[..., list[str]], data: Path, tmp_path: Path) -> None:
     execute(arguments(eval_dataset=data, eval_on_start="true", num_train_epochs=6))
     final = rows_of(tmp_path / "out")[-1]

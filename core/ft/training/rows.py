@@ -24,6 +24,13 @@ class RowCallback(TrainerCallback):
         self.run = run
         self.plugins = plugins
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """The last step is logged whatever ``logging_steps``: a short run has a loss too."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+        return control
+
     def on_log(
         self,
         args: TrainingArguments,
