@@ -90,8 +90,8 @@ def compose(
 ) -> Composition:
     """Select and load the plugins, and collect their options.
 
-    When a plugin cannot be had, what is wrong with the core's own keys is reported first: the name of the plugin may
-    be one of the wrong values.
+    Raises:
+        PluginError: a plugin cannot be had; what else can be judged without it is reported beside it.
     """
     settings = gather(config_path, arguments, environ)
     disabled = (*excluded, *disabled_plugins(environ))
@@ -104,11 +104,19 @@ def compose(
     try:
         for info in select(found, wishes, disabled):
             manager.load(info)
-    except FtError:
-        names = {name for model, _ in base for name in model.model_fields}
-        resolve(settings.only(names), base)
-        raise
+    except FtError as error:
+        raise with_other_problems(error, settings, (*base, trainer_model(base))) from error
     return Composition(settings, found, manager, option_models(base, manager))
+
+
+def with_other_problems(error: FtError, settings: Settings, models: tuple[Owned, ...]) -> FtError:
+    """The error, together with everything that is wrong with the keys of these models."""
+    names = {name for model, _ in models for name in model.model_fields}
+    try:
+        resolve(settings.only(names), models)
+    except Problems as others:
+        return Problems([error, *others.problems])
+    return error
 
 
 def option_models(base: tuple[Owned, ...], manager: PluginManager) -> tuple[Owned, ...]:
