@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHUNK_ELEMENTS: Final = 2**25
 """Logits of one chunk: 128 MiB in fp32. Fewer rows make the products slower, more only take memory."""
 
+LEAST_ROWS: Final = 32
+
 OWN_FORWARD_ROWS: Final = 256
 """Rows of a chunk for a head whose vocabulary is not ours to ask for."""
 
@@ -130,7 +132,7 @@ def _sweep(
     hidden, weight, bias = operands
     values = hidden.new_empty(len(hidden), dtype=torch.float32)
     gradients = _Gradients.empty(operands, wanted)
-    rows = max(32, CHUNK_ELEMENTS // len(weight))
+    rows = max(LEAST_ROWS, CHUNK_ELEMENTS // len(weight))
     for part in (slice(start, start + rows) for start in range(0, len(hidden), rows)):
         x, y, scale = hidden[part], targets[part], factor[part, None].to(hidden.dtype)
         scores = functional.log_softmax(functional.linear(x, weight, bias), dim=-1, dtype=torch.float32)
