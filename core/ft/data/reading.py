@@ -147,8 +147,9 @@ def _convert(row: LoadedRow, reader: FormatReader | None) -> Example:
     except FtError:
         raise
     except Exception as error:
+        function = getattr(reader, "func", reader)  # of a partial
         raise PluginError(
-            f"the format reader of {getattr(reader, '__module__', reader)} failed on a row",
+            f"the format reader of {getattr(function, '__module__', function)} failed on a row",
             where=row.where,
             why=f"{type(error).__name__}: {error}",
             remedy="report it to the plugin's author",

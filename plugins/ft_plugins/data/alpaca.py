@@ -17,7 +17,7 @@ from ft_plugins.data import fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft_hookspecs import DatasetSource, FormatReader, Plan, Row
+    from ft_hookspecs import DatasetSource, FormatReader, Row
 
 ft_api_version = 1
 
@@ -34,7 +34,7 @@ DEFAULTS = {
 
 
 @hookimpl
-def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:  # noqa: ARG001
+def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "alpaca":
         return None
     names = fields.column_names(source, columns, **DEFAULTS)
@@ -78,12 +78,13 @@ def prompt(names: Mapping[str, str], row: Row) -> tuple[Message, ...]:
 
 def history(column: str, row: Row) -> Iterator[Message]:
     """Earlier turns."""
-    for pair in fields.parsed(row.data.get(column) or [], column, row):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise DataError(
-                f"{column!r} holds {fields.excerpt(repr(pair))}",
-                where=row.where,
-                why="history is a list of [user, assistant] pairs",
-            )
-        yield Message("user", fields.checked_text(pair[0], column, row))
-        yield Message("assistant", fields.target(fields.checked_text(pair[1], column, row), column, row))
+    pairs = fields.parsed(row.data.get(column) or [], column, row)
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise DataError(
+            f"{column!r} holds {fields.excerpt(repr(pairs))}",
+            where=row.where,
+            why="history is a list of [user, assistant] pairs",
+        )
+    for asked, answered in pairs:
+        yield Message("user", fields.checked_text(asked, column, row))
+        yield Message("assistant", fields.target(fields.checked_text(answered, column, row), column, row))

@@ -42,7 +42,7 @@ def read_lines(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
 
 def _line(line: bytes, where: str) -> Row | DataError:
     try:
-        text = line.decode("utf-8")
+        text = line.decode("utf-8").rstrip("\r\n")
         return as_row(json.loads(text), where)
     except UnicodeDecodeError as error:
         return not_utf8(f"{where}:{error.start + 1}", line[error.start])
@@ -150,8 +150,9 @@ class Scanner:
             except json.JSONDecodeError as error:
                 # At the end of the block a value may just be incomplete; an unfinished string is known by its start.
                 open_end = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated")
+                distance = error.pos - self._at
                 if not (open_end and self._refill()):
-                    raise self.error(error.msg, error.pos) from None
+                    raise self.error(error.msg, distance) from None
                 continue
             except (ValueError, RecursionError) as error:
                 raise self.error(str(error)) from None
@@ -159,10 +160,9 @@ class Scanner:
             self.elements += 1
             return value
 
-    def error(self, message: str, position: int | None = None) -> DataError:
-        """The error that something is malformed here or at a position of the current block."""
-        if position is not None:
-            self._move(position)
+    def error(self, message: str, distance: int = 0) -> DataError:
+        """The error that something is malformed here, or some characters further on."""
+        self._move(self._at + distance)
         where = f"{self.where}:{self._at - self._line_start + 1}"
         return malformed(message, where, self._text[max(0, self._at - 20) : self._at + 40])
 

@@ -11,7 +11,7 @@ from ft_hookspecs import hookimpl
 from ft_plugins.data import conversation, fields
 
 if TYPE_CHECKING:
-    from ft_hookspecs import DatasetSource, FormatReader, Plan
+    from ft_hookspecs import DatasetSource, FormatReader
 
 ft_api_version = 1
 
@@ -27,7 +27,7 @@ TAGS = {
 
 
 @hookimpl
-def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:  # noqa: ARG001
+def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "openai":
         return None
     tags = conversation.Tags.of(source, TAGS, developer="system")

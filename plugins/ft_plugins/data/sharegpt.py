@@ -12,7 +12,7 @@ from ft_hookspecs import hookimpl
 from ft_plugins.data import conversation, fields
 
 if TYPE_CHECKING:
-    from ft_hookspecs import DatasetSource, FormatReader, Plan
+    from ft_hookspecs import DatasetSource, FormatReader
 
 ft_api_version = 1
 
@@ -28,7 +28,7 @@ TAGS = {
 
 
 @hookimpl
-def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:  # noqa: ARG001
+def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "sharegpt":
         return None
     return conversation.reader(source, columns, conversation.Tags.of(source, TAGS), "conversations")

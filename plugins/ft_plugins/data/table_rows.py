@@ -103,11 +103,14 @@ def _batches(file: Path) -> Iterable[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    batches: Iterable[Any]
     if file.suffix.lower() == ".parquet":
-        return pq.ParquetFile(file).iter_batches(batch_size=1000)  # type: ignore[no-any-return]  # pyarrow is untyped
+        batches = pq.ParquetFile(file).iter_batches(batch_size=1000)
+        return batches
     source = pa.memory_map(str(file))
     try:
         reader = pa.ipc.open_file(source)
+        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
     except pa.ArrowInvalid:
-        return pa.ipc.open_stream(source)  # type: ignore[no-any-return]  # pyarrow is untyped
-    return (reader.get_batch(index) for index in range(reader.num_record_batches))
+        batches = pa.ipc.open_stream(source)
+    return batches

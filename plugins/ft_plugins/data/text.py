@@ -9,13 +9,13 @@ from ft_hookspecs import Example, hookimpl
 from ft_plugins.data import fields
 
 if TYPE_CHECKING:
-    from ft_hookspecs import DatasetSource, FormatReader, Plan, Row
+    from ft_hookspecs import DatasetSource, FormatReader, Row
 
 ft_api_version = 1
 
 
 @hookimpl
-def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:  # noqa: ARG001
+def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "text":
         return None
     names = fields.column_names(source, columns)

@@ -32,7 +32,7 @@ NO_TOOLS: Final = (
 
 
 @hookimpl
-def ft_template_names(plan: Plan) -> Iterable[str]:  # noqa: ARG001
+def ft_template_names() -> Iterable[str]:
     return entries()
 
 
