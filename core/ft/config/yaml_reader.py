@@ -89,8 +89,10 @@ class YamlReader:
 
     def spelling(self) -> str | None:
         """The next event as it is written, if it is a plain word."""
+        from ruamel.yaml.events import ScalarEvent
+
         event = self.events[-1]
-        return event.value if getattr(event, "value", None) is not None and event.style is None else None
+        return str(event.value) if isinstance(event, ScalarEvent) and event.style is None else None
 
     def place(self, event: Event) -> str:
         return f"{self._name}:{event.start_mark.line + 1}"
