@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUMMARY: Final = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
 
 
-class RowCallback(TrainerCallback):
+class RowCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Passes each log of the trainer to ``ft_log``, in the main process, isolated: a logger cannot stop a run."""
 
     def __init__(self, run: Run, plugins: PluginManager) -> None:
