@@ -163,5 +163,5 @@ def test_a_template_needs_the_eos_token_it_writes(template, tokenizer):
 
 def test_the_page_on_data_lists_the_templates():
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    listed = page.partition("The named templates are")[2].partition(". A named")[0]
+    listed = page.partition("The named templates are")[2].partition("A named")[0]
     assert [name for name in NAMES if f"`{name}`" not in listed] == []
