@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from ft import __version__
-from ft.config import redact
+from ft.config import redact, redact_text
 from ft.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
     plan = run.plan
     return {
         "status": status,
-        "error": None if error is None else {"type": type(error).__name__, "message": str(error)},
+        "error": None if error is None else {"type": type(error).__name__, "message": redact_text(str(error))},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "seconds": round(time.time() - started, 3),
         "config": redacted_values(plan),
