@@ -62,7 +62,9 @@ def cached_dataset(
     """
     key = digest((str(VERSION), str(weighted), *key_parts))
     folder = cache_dir / key[:32]
-    if overwrite or not is_intact(folder):
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not is_intact(folder):
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             _fill(folder, build, weighted)
@@ -125,7 +127,9 @@ def _fill(folder: Path, build: Callable[[DataCounts], Iterable[Tokens]], weighte
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Rename into place; when another process was faster, its folder has the same content."""
+    """Rename into place, unless another process was faster: its folder has the same content and is perhaps in use."""
+    if is_intact(folder):
+        return
     shutil.rmtree(folder, ignore_errors=True)
     try:
         os.replace(temporary, folder)  # noqa: PTH105 - names the atomic system call

@@ -89,6 +89,20 @@ def test_nothing_is_left_of_a_build_that_fails(cached, tmp_path):
     assert list((tmp_path / "c").iterdir()) == []
 
 
+def test_two_processes_may_build_the_same(cached, tmp_path):
+    def meanwhile():
+        dataset, _ = cached("a")
+        [folder] = (path for path in (tmp_path / "c").iterdir() if ".tmp-" not in path.name)
+        seen.append((folder.stat().st_ino, dataset))
+        yield from ((1, 2, 3), (4, 5))
+
+    seen = []
+    dataset, _ = cached("a", samples=meanwhile())
+    [folder] = (tmp_path / "c").iterdir()
+    assert folder.stat().st_ino == seen[0][0]
+    assert dataset.to_list() == seen[0][1].to_list()
+
+
 def test_a_folder_that_cannot_be_written_is_told(cached, tmp_path):
     (tmp_path / "c").write_text("a file")
     with pytest.raises(EnvironmentProblem, match="cache_dir"):
