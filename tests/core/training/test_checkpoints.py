@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,10 +195,15 @@ def test_old_checkpoints_go_and_the_best_stays(
 
 
 def save_twice_and_die(folder: Path, at: int) -> int:
-    """In a child process: two saves, and SIGKILL at the given flush or rename. Returns how the child ended."""
+    """Two saves in a child process with SIGKILL at the given flush or rename; returns how the child ended."""
     child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not child:
+        save_twice_dying(folder, at)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def save_twice_dying(folder: Path, at: int) -> None:
     calls = iter(range(1, 1000))
 
     def dying(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,7 +218,6 @@ def save_twice_and_die(folder: Path, at: int) -> int:
     Path.rename = dying(Path.rename)  # type: ignore[method-assign]
     for number in (1, 2):
         write(folder / f"checkpoint-{number}", "weights" * number)
-    os._exit(0)
 
 
 @pytest.mark.parametrize("at", range(1, 14))
