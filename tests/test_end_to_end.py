@@ -124,7 +124,7 @@ def test_fp16_without_a_device_for_it_is_refused(workplace: Path) -> None:
 
 def test_a_plugin_from_its_own_wheel(workplace: Path) -> None:
     listed = json.loads(ft(workplace, "plugins", "list", "--json").stdout)
-    assert any(row["name"] == "parrot" and row["distribution"] == "ft-parrot" for row in listed)
+    assert any(row["name"] == "parrot" and row["distribution"] == "ft-parrot" for row in listed["plugins"])
 
     done = ft(workplace, *note("parrot-run", "--plugin", "parrot", "--parrot_word", "coco"))
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,7 @@ def test_a_plugin_from_its_own_wheel_is_blamed(workplace: Path) -> None:
 def test_an_option_of_an_unselected_plugin_names_the_plugin(workplace: Path) -> None:
     done = ft(workplace, *note("no-parrot", "--parrot_word", "coco"))
     assert done.returncode == 2
-    assert "--plugin parrot" in done.stderr
+    assert "--plugin plugins:parrot" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
