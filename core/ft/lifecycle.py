@@ -119,7 +119,7 @@ def load_model(run: Run, plugins: PluginManager) -> None:
     assert run.model_files is not None
     options = merge_load_options(plugins.each("ft_model_load_options", run=run))
     model = plugins.hook.ft_load_model(run=run, files=run.model_files, options=options)
-    run.model = model if model is not None else load_model(run.model_files, options, run.plan)
+    run.model = model if model is not None else load_model(run.model_files, options, run.plan, run.decide)
     check_vocabulary(run.model, run.tokenizer)
 
 
