@@ -34,6 +34,24 @@ def cast_trainable(model: nn.Module, plan: Plan) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def bridge(module: nn.Module, outside: torch.dtype) -> None:
+    """Let a module that trains in one dtype stand in a model of another: inputs are cast in, results cast out."""
+    inside = next(module.parameters()).dtype
+    if inside == outside:
+        return
+    module.register_forward_pre_hook(
+        lambda _, args, kwargs: (_cast(args, inside), {key: _cast(value, inside) for key, value in kwargs.items()}),
+        with_kwargs=True,
+    )
+    module.register_forward_hook(lambda _, __, result: _cast(result, outside))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_cast(item, dtype) for item in value)
+    return value.to(dtype) if getattr(value, "is_floating_point", bool)() else value
+
+
 @contextmanager
 def plain_config(model: Any) -> Iterator[None]:
     """The configuration as users of the model want it, while files are written: a trainer turns ``use_cache`` off."""

@@ -11,11 +11,12 @@ from ft.errors import ConfigError, DataError
 from ft.modeling import trainable_report
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _earlier, _targets
-from ft_plugins.adapters._weights import cast_trainable, plain_config
+from ft_plugins.adapters._weights import bridge, cast_trainable, plain_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -137,7 +138,7 @@ def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
     for name in merged:
         model = _earlier.merge(model, _earlier.folder_of(name, run.plan))
     adapted = _continue(run.plan, model, continued) if continued else _create(run.plan, model)
-    cast_trainable(adapted, run.plan)
+    _settle(adapted, run.plan, outside=model.dtype)
     config = adapted.peft_config["default"]
     modules = _training_modules(adapted)
     form = "DoRA" if config.use_dora else "rsLoRA" if config.use_rslora else "LoRA"
@@ -152,16 +153,16 @@ def _create(plan: Plan, model: PreTrainedModel) -> PeftModel:
     from peft import LoraConfig, get_peft_model
 
     options = plan.of(LoraOptions)
-    targets = _targets.shortest(model, _find(plan, model, "lora_target"))
+    targets = _find(plan, model, "lora_target")
     whole = _find(plan, model, "additional_target")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_rank,
         lora_alpha=options.alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=targets,
+        target_modules=_targets.shortest(model, targets),
         modules_to_save=_targets.shortest(model, whole) if whole else None,
-        ensure_weight_tying=_is_tied(model, whole),
+        ensure_weight_tying=_is_tied(model, [*targets, *whole]),
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
@@ -183,6 +184,19 @@ def _continue(plan: Plan, model: PreTrainedModel, name: str) -> PeftModel:
     return adapted
 
 
+def _settle(adapted: PeftModel, plan: Plan, outside: torch.dtype) -> None:
+    """Dtypes of what trains, and an adapter_config.json that is the same for the same run."""
+    from peft.utils import ModulesToSaveWrapper
+
+    cast_trainable(adapted, plan)
+    for wrapper in adapted.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            bridge(wrapper.modules_to_save["default"], outside)
+    config = adapted.peft_config["default"]
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+
+
 def _find(plan: Plan, model: PreTrainedModel, key: str) -> list[str]:
     """The modules that one of the two target keys means; none for an ``additional_target`` that is not set."""
     names = getattr(plan.of(LoraOptions), key) or []
@@ -190,11 +204,11 @@ def _find(plan: Plan, model: PreTrainedModel, key: str) -> list[str]:
     return _targets.find(model, names, key, where, whole=key == "additional_target")
 
 
-def _is_tied(model: PreTrainedModel, whole: list[str]) -> bool:
-    """Whether a module that trains as a whole shares its weight with the other end of the model."""
+def _is_tied(model: PreTrainedModel, names: list[str]) -> bool:
+    """Whether one of the modules shares its weight with the other end of the model."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     shared = None not in ends and ends[0].weight is ends[1].weight
-    return shared and any(model.get_submodule(name) in ends for name in whole)
+    return shared and any(model.get_submodule(name) in ends for name in names)
 
 
 def _training_modules(adapted: PeftModel, markers: tuple[str, ...] = (".lora_", ".modules_to_save.")) -> set[str]:
