@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-QUIET: Final = ("loss", "learning_rate", "grad_norm", "tokens_per_second")  # shown in their own form, or not at all
-TIMINGS: Final = ("_runtime", "_per_second", "_flos")  # of an evaluation or a run; they stand in metrics.jsonl
+OWN_FORM: Final = ("loss", "learning_rate", "tokens_per_second")
+UNSHOWN: Final = ("grad_norm", "num_input_tokens_seen")  # in metrics.jsonl
+TIMINGS: Final = ("_runtime", "_time", "_per_second", "_flos")  # of an evaluation or a run; they stand in metrics.jsonl
 
 
 class Clock:
@@ -113,8 +114,8 @@ class Bar:
 
     def row(self, row: Mapping[str, Any]) -> None:
         if row["event"] == "train":
-            self._progress.update(self._task, latest="  ".join(train_values(row)))
-        self._progress.console.print(line(row, self.clock), highlight=False, markup=False)
+            self._progress.update(self._task, latest="  ".join((*loss(row), *speed(row))))
+        self._progress.console.print(line(row, self.clock), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()
@@ -130,11 +131,21 @@ def line(row: Mapping[str, Any], clock: Clock) -> str:
 
 def train_values(row: Mapping[str, Any]) -> Iterator[str]:
     """Loss, learning rate, what the stage adds (``rewards/margins``), and speed."""
-    if "loss" in row:
-        yield f"loss {row['loss']:.4g}"
+    yield from loss(row)
     if "learning_rate" in row:
         yield f"lr {row['learning_rate']:.1e}"
     yield from other_values(row)
+    yield from speed(row)
+
+
+def loss(row: Mapping[str, Any]) -> Iterator[str]:
+    """``loss 1.234``, if it was logged."""
+    if "loss" in row:
+        yield f"loss {row['loss']:.4g}"
+
+
+def speed(row: Mapping[str, Any]) -> Iterator[str]:
+    """``3,412 tokens/s``, if it was logged."""
     if "tokens_per_second" in row:
         yield f"{row['tokens_per_second']:,.0f} tokens/s"
 
@@ -142,7 +153,7 @@ def train_values(row: Mapping[str, Any]) -> Iterator[str]:
 def other_values(row: Mapping[str, Any]) -> Iterator[str]:
     """Every other number, by its name."""
     for name, value in numbers(row):
-        if name not in QUIET and not name.endswith(TIMINGS):
+        if name not in (*OWN_FORM, *UNSHOWN) and not name.endswith(TIMINGS):
             yield f"{name} {value:.4g}"
 
 

@@ -60,7 +60,9 @@ def test_plain_line(run, now, capsys):
 
 
 def test_evaluation_final_and_rows_of_a_stage(run, now, capsys):
-    console.ft_log(run, {"event": "eval", "step": 0, "eval_loss": 2.5, "eval_runtime": 1.0})
+    console.ft_log(
+        run, {"event": "eval", "step": 0, "eval_loss": 2.5, "eval_runtime": 1.0, "eval_model_preparation_time": 0.1}
+    )
     console.ft_log(run, {"event": "train", "step": 1, "loss": float("nan"), "rewards/margins": 0.25})
     console.ft_log(run, {"event": "final", "step": 80, "answered": 0.9375, "train_runtime": 9.0, "total_flos": 1e9})
     assert capsys.readouterr().out.splitlines() == [
@@ -117,6 +119,7 @@ def test_bar_on_a_terminal(run, monkeypatch):
     shown = on_terminal(run, monkeypatch)
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
     assert "step 10/80  loss 1.234  lr 5.0e-04" in text
+    assert "loss 1.234  3,412 tokens/s" in text  # the bar's own line, whole
     assert "━" in text
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is shown again
 
