@@ -78,7 +78,9 @@ def test_adapters_that_were_merged_are_merged_again_by_the_code(run_of, tmp_path
 
 def test_secrets_are_not_on_it(run_of, tmp_path):
     write_card(run_of(), tmp_path)
-    assert "hf_secret" not in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "hf_secret" not in text
+    assert "hf_hub_token" not in text
 
 
 def test_a_path_says_nothing_about_the_machine(run_of, tmp_path):
