@@ -45,17 +45,15 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
         load_model(run, plugins)
         change_model(run, plugins)  # quantise → adapt → accelerate: what trains is settled here
         build_trainer(run, plugins)
+        open_record(run, journal)  # from here on, output_dir is this run's
         evaluate(run, plugins, "before")
-        train(run, journal)
+        train(run)
         save(run, plugins)  # saved before the last evaluation: a failure there costs a figure, not the model
         evaluate(run, plugins, "after")
         predict(run, plugins)
         finish(run, plugins, journal)
-    except Stopped as stopped:
-        journal.end("stopped", stopped)
-        raise
     except BaseException as error:
-        journal.end("failed", error)
+        journal.end("stopped" if isinstance(error, Stopped) else "failed", error)
         fail(run, plugins, error)
         raise
     return run
@@ -66,6 +64,8 @@ def find_model(run: Run, plugins: PluginManager) -> None:
     from ft.data import template_for
     from ft.modeling import load_tokenizer
 
+    for note in run.plan.notes:
+        run.tell(note)
     name = run.plan.get("model_name_or_path")
     run.model_files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
     if run.model_files is None:
@@ -103,8 +103,9 @@ def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: 
 
 
 def describe_counts(counts: DataCounts) -> str:
-    """``150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (empty answer)``; nothing is left out silently."""
-    parts = [f"{counts.rows:,} rows, {counts.tokens:,} tokens ({counts.supervised:,} supervised)"]
+    """``149 examples of 150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (…)``: nothing goes unsaid."""
+    of_rows = f" of {counts.rows:,} rows" if counts.rows != counts.examples else ""
+    parts = [f"{counts.examples:,} examples{of_rows}, {counts.tokens:,} tokens ({counts.supervised:,} supervised)"]
     if counts.truncated:
         parts.append(f"{counts.truncated:,} cut")
     parts += [f"{number:,} dropped ({reason})" for reason, number in counts.dropped.items()]
@@ -145,14 +146,21 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
         raise PluginError(f"the stage {run.plan.get('stage')!r} builds no trainer", remedy="implement ft_build_trainer")
 
 
-def train(run: Run, journal: Journal) -> None:
-    """The trainer trains; everything the run knows so far is written first, so that a killed run can be read."""
-    from ft.training import train
+def open_record(run: Run, journal: Journal) -> None:
+    """Find the checkpoint to resume, make room, and write what is known so far: a killed run can be read."""
+    from ft.training import checkpoint_to_resume
 
+    checkpoint = checkpoint_to_resume(run.plan, run.decide)
+    run.resumed_from = str(checkpoint) if checkpoint else None
+    journal.take_over()
+    journal.write("training")
+
+
+def train(run: Run) -> None:
+    """The trainer trains, from the beginning or from the checkpoint."""
     if run.plan.get("do_train", True):
-        journal.clear_previous()
-        journal.write("training")
-        train(run)
+        assert run.trainer is not None
+        run.trainer.train(resume_from_checkpoint=run.resumed_from)
 
 
 def evaluate(run: Run, plugins: PluginManager, when: str) -> None:

@@ -40,7 +40,7 @@ class Journal:
         if self.owns_folder:
             self.write("preparing")
 
-    def clear_previous(self) -> None:
+    def take_over(self) -> None:
         """With ``overwrite_output_dir``, remove what an earlier run of ours left; anything else stays.
 
         Done only when training is about to begin, so that a run that fails earlier has cost nothing.

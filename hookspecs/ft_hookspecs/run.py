@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from datasets import Dataset
     from torch import nn
@@ -141,7 +143,23 @@ class Run:
             raise ValueError("this run has no output_dir")
         return self.plan.output_dir
 
+    @property
+    def resumed_step(self) -> int | None:
+        """The optimizer step that a resumed run goes on after; ``None`` for a run from the start.
+
+        Read from the checkpoint's ``trainer_state.json``, else from a folder name like ``checkpoint-40``.
+        """
+        if self.resumed_from is None:
+            return None
+        checkpoint = Path(self.resumed_from)
+        state = checkpoint / "trainer_state.json"
+        if state.is_file():
+            return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+        number = re.search(r"-(\d+)$", checkpoint.name)
+        return int(number[1]) if number else None
+
     def decide(self, line: str) -> None:
-        """Record a decision that was taken for the user, with its reason; it is told at once and kept."""
-        self.decisions.append(line)
-        self.tell(line)
+        """Record a decision that was taken for the user, with its reason; it is told at once, and once."""
+        if line not in self.decisions:
+            self.decisions.append(line)
+            self.tell(line)

@@ -100,8 +100,34 @@ def test_the_last_step_is_logged(arguments: Callable[..., list[str]], tmp_path: 
 
 def test_evaluation_before_and_after(arguments: Callable[..., list[str]], data: Path, tmp_path: Path) -> None:
     execute(arguments(eval_dataset=data, eval_on_start="true", num_train_epochs=6))
-    final = rows_of(tmp_path / "out")[-1]
-    assert final["eval_loss"] < final["eval_loss_before"] - 0.3
+    rows = rows_of(tmp_path / "out")
+    assert rows[0]["event"] == "eval"
+    assert rows[0]["eval_loss"] == rows[-1]["eval_loss_before"]
+    assert rows[-1]["eval_loss"] < rows[-1]["eval_loss_before"] - 0.3
+
+
+def test_the_last_evaluation_is_not_made_twice(arguments: Callable[..., list[str]], data: Path, tmp_path: Path) -> None:
+    execute(arguments(eval_dataset=data, eval_strategy="epoch"))
+    rows = rows_of(tmp_path / "out")
+    assert [row["step"] for row in rows if row["event"] == "eval"] == [2, 4]
+    assert rows[-1]["eval_loss"] == rows[-2]["eval_loss"]
+
+
+def test_resuming_goes_on_where_the_checkpoint_stands(
+    arguments: Callable[..., list[str]], data: Path, tmp_path: Path
+) -> None:
+    keys = {"eval_dataset": data, "eval_on_start": "true", "save_steps": 2, "max_steps": 4, "lora_dropout": 0.1}
+    execute(arguments(**keys))
+    whole = rows_of(tmp_path / "out")
+    (tmp_path / "out" / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"torn")
+    run = execute(arguments(**keys, resume_from_checkpoint="true"))
+    assert run.resumed_step == 2
+    assert any("checkpoint-4" in line for line in run.decisions)
+    again = rows_of(tmp_path / "out")
+    assert [(row["event"], row["step"]) for row in again] == [(row["event"], row["step"]) for row in whole]
+    assert [row.get("loss") for row in again] == [row.get("loss") for row in whole]
+    assert again[-1]["eval_loss"] == whole[-1]["eval_loss"]
+    assert again[-1]["eval_loss_before"] == whole[-1]["eval_loss_before"]
 
 
 def test_an_output_dir_with_something_in_it_is_refused(arguments: Callable[..., list[str]], tmp_path: Path) -> None:

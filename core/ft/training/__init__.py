@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ft.training.arguments import training_arguments
-    from ft.training.checkpoints import latest_checkpoint
+    from ft.training.checkpoints import checkpoint_to_resume, latest_checkpoint
     from ft.training.engine import Engine, evaluating
     from ft.training.generation import generate
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
-    from ft.training.trainer import PackedTrainer, evaluate_loss, train
+    from ft.training.trainer import PackedTrainer, evaluate_loss
 
 _HOMES: Final = {
     "Engine": "engine",
     "PackedBatch": "packing",
     "PackedTrainer": "trainer",
+    "checkpoint_to_resume": "checkpoints",
     "choose_dtype": "precision",
     "evaluate_loss": "trainer",
     "evaluating": "engine",
@@ -30,7 +31,6 @@ _HOMES: Final = {
     "pad": "packing",
     "per_sequence": "packing",
     "precision_problems": "precision",
-    "train": "trainer",
     "training_arguments": "arguments",
 }
 
@@ -38,6 +38,7 @@ __all__ = [
     "Engine",
     "PackedBatch",
     "PackedTrainer",
+    "checkpoint_to_resume",
     "choose_dtype",
     "evaluate_loss",
     "evaluating",
@@ -47,7 +48,6 @@ __all__ = [
     "pad",
     "per_sequence",
     "precision_problems",
-    "train",
     "training_arguments",
 ]
 

@@ -39,8 +39,8 @@ class RowCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships 
         logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
+        if not state.is_world_process_zero or not logs or state.global_step < (self.run.resumed_step or 0):
+            return  # what is measured before the step of a resumed run stands in the rows already
         if "train_runtime" in logs:  # the trainer's own summary: part of the final row, not a row
             self.run.metrics.update({name: logs[name] for name in SUMMARY if name in logs})
             return

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import PrinterCallback
 
-from ft.training.checkpoints import checkpoint_to_resume
 from ft.training.engine import Engine
 from ft.training.packing import PackedBatch, pack, per_sequence
 from ft.training.saving import SavingTrainer
@@ -207,22 +206,22 @@ def _eval_dataset(run: Run) -> Any:
     return sets[0] if len(sets) == 1 else run.eval_datasets or None
 
 
-def train(run: Run) -> None:
-    """Train from the beginning, or from the checkpoint that the plan asks to resume.
-
-    Raises:
-        Stopped: a signal ended it, after saving.
-    """
-    assert run.trainer is not None
-    checkpoint = checkpoint_to_resume(run.plan, run.decide)
-    run.resumed_from = str(checkpoint) if checkpoint else None
-    run.trainer.train(resume_from_checkpoint=run.resumed_from)
-
-
 def evaluate_loss(run: Run, trainer: Trainer, when: str) -> dict[str, float]:
-    """``eval_loss`` of each evaluation set, named ``…_before`` before training; nothing without evaluation data."""
+    """``eval_loss`` of each evaluation set, named ``…_before`` before training; nothing without evaluation data.
+
+    After training, what the trainer has measured at the last step is not measured again.
+    """
     if not run.eval_datasets:
         return {}
-    metrics: Mapping[str, float] = trainer.evaluate()
+    metrics: Mapping[str, float] = (when == "after" and _measured(trainer)) or trainer.evaluate()
     suffix = "_before" if when == "before" else ""
     return {f"{name}{suffix}": value for name, value in metrics.items() if name.endswith("_loss")}
+
+
+def _measured(trainer: Trainer) -> dict[str, float]:
+    """The evaluation of the weights as they are now, if it stands in the log; one set for a row."""
+    if trainer.args.load_best_model_at_end:
+        return {}
+    last = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step > 0]
+    measured = {name: value for row in last for name, value in row.items() if name.startswith("eval_")}
+    return measured if any(name.endswith("_loss") for name in measured) else {}

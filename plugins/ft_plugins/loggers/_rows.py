@@ -1,33 +1,15 @@
-"""What the loggers that keep rows share: where a resumed run went on from, and the rows before that."""
+"""What the loggers that keep rows share: the rows before a resumed run, and the numbers of a row."""
 
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from ft_hookspecs import Run
+    from pathlib import Path
 
 ROWS_FILE: Final = "metrics.jsonl"
-
-
-def resumed_step(run: Run) -> int | None:
-    """The optimizer step that a resumed run began after; ``None`` for a run from the start.
-
-    Read from the checkpoint's ``trainer_state.json``, else from a folder name like ``checkpoint-40``.
-    """
-    if run.resumed_from is None:
-        return None
-    checkpoint = Path(run.resumed_from)
-    state = checkpoint / "trainer_state.json"
-    if state.is_file():
-        return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
-    number = re.search(r"-(\d+)$", checkpoint.name)
-    return int(number[1]) if number else None
 
 
 def rows_before(path: Path, step: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import ROWS_FILE, resumed_step, rows_before
+from ft_plugins.loggers._rows import ROWS_FILE, rows_before
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ TRIMMED: Final = StashKey[bool]("jsonl: rows after the resumed step are removed"
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """Append the row. The file is opened anew for each: a row costs far less than the step before it."""
     path = run.output_dir / ROWS_FILE
-    step = resumed_step(run)
+    step = run.resumed_step
     if step is not None and TRIMMED not in run.stash:
         _trim(path, step)
         run.stash[TRIMMED] = True

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import ROWS_FILE, resumed_step, rows_before
+from ft_plugins.loggers._rows import ROWS_FILE, rows_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ def _draw(run: Run) -> None:
 
 def _earlier(run: Run) -> Iterator[dict[str, Any]]:
     """The rows of a resumed run from before it was resumed, where ``metrics.jsonl`` has them."""
-    step = resumed_step(run)
+    step = run.resumed_step
     return (row for _, row in rows_before(run.output_dir / ROWS_FILE, -1 if step is None else step))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import numbers, resumed_step
+from ft_plugins.loggers._rows import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ def _writer(run: Run) -> SummaryWriter:
 
     if WRITER not in run.stash:
         folder = run.plan.get("logging_dir") or run.output_dir / "runs"
-        step = resumed_step(run)
+        step = run.resumed_step
         run.stash[WRITER] = SummaryWriter(str(folder), purge_step=0 if step is None else step + 1)
     return run.stash[WRITER]
 
