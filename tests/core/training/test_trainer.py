@@ -138,6 +138,10 @@ class Kill(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, number: int, at: int) -> None:
         self.number, self.at = number, at
+        self.saves = 0
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saves += 1
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.at:
@@ -150,12 +154,28 @@ def test_a_signal_saves_and_stops(
     build: Build, arguments: Arguments, features: Features, tmp_path: Path, number: int, code: int, at: int
 ) -> None:
     before = signal.getsignal(number)
-    trainer = PackedTrainer(build(), arguments(), train_dataset=features, callbacks=[Kill(number, at)])
+    kill = Kill(number, at)
+    trainer = PackedTrainer(build(), arguments(), train_dataset=features, callbacks=[kill])
     with pytest.raises(Stopped) as caught:
         trainer.train()
     assert caught.value.exit_code == code
+    assert kill.saves == 1  # within the loop, before a best model could be put in the place of this one
     assert latest_checkpoint(tmp_path / "out") == tmp_path / "out" / f"checkpoint-{at + 1}"
     assert signal.getsignal(number) is before
+
+
+class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_saves_too(
+    build: Build, arguments: Arguments, features: Features, tmp_path: Path
+) -> None:
+    trainer = PackedTrainer(build(), arguments(), train_dataset=features, callbacks=[KillAtTheEnd()])
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert latest_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-3"
 
 
 def test_a_second_interrupt_leaves_at_once(
