@@ -29,6 +29,10 @@ NAME: Final = "ft_packed"
 VARLEN_HEAD_SIZE: Final = 256
 """The largest head of the FlashAttention kernels."""
 
+SHORT: Final = 512
+"""Up to this many tokens a sequence, PyTorch's CPU attention is faster in fp32 than in bf16, whose backward packs each
+small product anew: 0.9 against 2.6 ms at 54 tokens, 4.0 against 6.4 at 200, 37 against 27 at 800 (9 heads of 64)."""
+
 
 def boundaries(batch: PackedBatch) -> dict[str, Any]:
     """The keyword arguments that make a model's forward packed.
@@ -81,7 +85,7 @@ def _by_segment(
     key: Tensor,
     value: Tensor,
     cu_seqlens: Tensor,
-    _longest: int,
+    longest: int,
     dropout: float,
     scaling: float | None,
     window: int | None,
@@ -91,6 +95,9 @@ def _by_segment(
     Splitting once, not slicing a sequence at a time, keeps the backward linear in T: each slice's gradient would be a
     tensor of the whole row.
     """
+    dtype = query.dtype
+    if dtype == torch.bfloat16 and not query.is_cuda and longest <= SHORT:
+        query, key, value = query.float(), key.float(), value.float()
     bounds = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(bounds)]
     grouped = query.shape[1] != key.shape[1]
@@ -102,7 +109,7 @@ def _by_segment(
             q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
         outputs.append(output.transpose(1, 2))
-    return torch.cat(outputs, dim=1)
+    return torch.cat(outputs, dim=1).to(dtype)
 
 
 @lru_cache(maxsize=16)

@@ -48,6 +48,13 @@ def test_each_sequence_attends_to_itself_alone(states: tuple[torch.Tensor, ...],
     torch.testing.assert_close(output, dense(states, window or 100))
 
 
+def test_short_bf16_sequences_are_computed_in_fp32_and_rounded_once(states: tuple[torch.Tensor, ...]) -> None:
+    coarse = tuple(each.bfloat16() for each in states)
+    output, _ = packed_attention(MODULE, *coarse, None, scaling=0.3, **boundaries())
+    exact = dense(tuple(each.float() for each in coarse), 100)
+    torch.testing.assert_close(output, exact.bfloat16(), rtol=0, atol=0)
+
+
 def test_dropout_is_honoured(states: tuple[torch.Tensor, ...]) -> None:
     plain, _ = packed_attention(MODULE, *states, None, **boundaries())
     dropped, _ = packed_attention(MODULE, *states, None, dropout=0.5, **boundaries())
