@@ -7,15 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
-from typing import TYPE_CHECKING
+import venv
+from pathlib import Path
 
 import pytest
 
-from ft.testing import build_wheel, install_wheel, save_tiny_model
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ft.testing import build_wheel, save_tiny_model
 
 PROJECT = """
 [build-system]
@@ -69,16 +68,24 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data").mkdir()
     (folder / "data" / "stones.json").write_text(json.dumps(rows))
     (folder / "data" / "dataset_info.json").write_text(json.dumps({"stones": {"file_name": "stones.json"}}))
-    wheel = build_wheel(folder / "parrot", {"pyproject.toml": PROJECT, "parrot.py": PARROT})
-    install_wheel(wheel, folder / "site")
+    make_venv(folder / "venv", build_wheel(folder / "parrot", {"pyproject.toml": PROJECT, "parrot.py": PARROT}))
     return folder
 
 
-def ft(workplace: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def make_venv(folder: Path, wheel: Path) -> None:
+    """A virtual environment that sees what this one has installed, with the wheel in it by pip."""
+    venv.create(folder, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    (site / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--quiet"]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
+
+
+def ft(workplace: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ft", *words],
+        [workplace / "venv" / "bin" / "python", "-m", "ft", *words],
         cwd=workplace,
-        env=environment_of(workplace, **environment),
+        env=environment_of(workplace),
         capture_output=True,
         text=True,
         timeout=240,
@@ -86,9 +93,8 @@ def ft(workplace: Path, *words: str, **environment: str) -> subprocess.Completed
     )
 
 
-def environment_of(workplace: Path, **more: str) -> dict[str, str]:
-    own = {"PYTHONPATH": str(workplace / "site"), "XDG_CACHE_HOME": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **own, **more}
+def environment_of(workplace: Path) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 def note(output_dir: str, *more: str) -> list[str]:
