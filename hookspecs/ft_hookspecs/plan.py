@@ -26,7 +26,8 @@ KINDS: Final = (
     "launchers",
     "plugins",
 )
-"""The kinds of plugin; the entry-point group of a kind is ``ft.<kind>``. ``plugins`` holds any other set of hooks."""
+"""The kinds of plugin; the entry-point group of a kind is ``ft.<kind>``. ``plugins`` holds any other set of hooks;
+``exporters`` and ``launchers`` have no hook of their own yet."""
 
 SourceKind = Literal["command line", "environment", "file", "plugin default", "library default", "derived"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ft_hookspecs.plan import Plan, Problem
     from ft_hookspecs.run import Change, DataCounts, ModelFiles, Run
 
-# ---- configure and check: nothing heavy may be imported here ----------------------------------------------------
+# ---- configure and check: nothing heavy may be imported here ------------------------------------------------------
 
 
 @hookspec
@@ -36,6 +36,25 @@ def ft_options() -> type[PluginOptions]:
 @hookspec
 def ft_check(plan: Plan) -> Iterable[Problem]:
     """What cannot be in this plan, and why. Called before anything is loaded; must not import torch."""
+    raise NotImplementedError
+
+
+# ---- find the model: files, tokenizer and template, no weights yet ------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
+    """Find the files behind ``model_name_or_path``; ``None`` when the name is not this plugin's to resolve."""
+
+
+@hookspec(firstresult=True)
+def ft_template(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> Template | None:
+    """The chat template called ``name``; ``None`` when this plugin has none of that name."""
+
+
+@hookspec
+def ft_template_names(plan: Plan) -> Iterable[str]:
+    """The names that this plugin's ``ft_template`` knows, to suggest the nearest; nothing heavy may be imported."""
     raise NotImplementedError
 
 
@@ -61,17 +80,6 @@ def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) 
 
 
 @hookspec(firstresult=True)
-def ft_template(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> Template | None:
-    """The chat template called ``name``; ``None`` when this plugin has none of that name."""
-
-
-@hookspec
-def ft_template_names(plan: Plan) -> Iterable[str]:
-    """The names that this plugin's ``ft_template`` knows, to suggest the nearest; nothing heavy may be imported."""
-    raise NotImplementedError
-
-
-@hookspec(firstresult=True)
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset | None:
     """Token ids and labels for one split, by the stage. ``run.tokenizer`` and ``run.template`` are set.
 
@@ -79,12 +87,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
     """
 
 
-# ---- model --------------------------------------------------------------------------------------------------------
-
-
-@hookspec(firstresult=True)
-def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
-    """Find the files behind ``model_name_or_path``; ``None`` when the name is not this plugin's to resolve."""
+# ---- load and change the model ------------------------------------------------------------------------------------
 
 
 @hookspec
@@ -119,6 +122,12 @@ def ft_accelerate_model(run: Run, model: PreTrainedModel) -> Change:
 # ---- train --------------------------------------------------------------------------------------------------------
 
 
+@hookspec
+def ft_callbacks(run: Run) -> Iterable[TrainerCallback]:
+    """Callbacks to add to the trainer."""
+    raise NotImplementedError
+
+
 @hookspec(firstresult=True)
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer | None:
     """The trainer of this stage: normally ``ft.training.PackedTrainer`` with the stage's loss."""
@@ -126,13 +135,10 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer | No
 
 @hookspec(firstresult=True)
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer | None:
-    """An optimizer over the parameters that train; ``None`` leaves it to ``optim``."""
+    """An optimizer over the parameters that train; ``None`` leaves it to ``optim``.
 
-
-@hookspec
-def ft_callbacks(run: Run) -> Iterable[TrainerCallback]:
-    """Callbacks to add to the trainer."""
-    raise NotImplementedError
+    The trainer calls it, through ``run.make_optimizer``, once the model is wrapped for training.
+    """
 
 
 @hookspec
@@ -143,7 +149,12 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """
 
 
-# ---- evaluate, predict, save --------------------------------------------------------------------------------------
+# ---- save, evaluate, predict --------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_save_model(run: Run, model: PreTrainedModel | nn.Module, folder: Path) -> bool | None:
+    """Write what trained into ``folder`` so that peft and transformers load it without ft; true when done."""
 
 
 @hookspec
@@ -155,16 +166,6 @@ def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
 @hookspec(firstresult=True)
 def ft_predict(run: Run, trainer: Trainer) -> Mapping[str, float] | None:
     """Write predictions for the evaluation data into ``run.output_dir`` and return their metrics."""
-
-
-@hookspec(firstresult=True)
-def ft_save_model(run: Run, model: PreTrainedModel | nn.Module, folder: Path) -> bool | None:
-    """Write what trained into ``folder`` so that peft and transformers load it without ft; true when done."""
-
-
-@hookspec(firstresult=True)
-def ft_export(run: Run, folder: Path) -> Path | None:
-    """Write the finished model in another form."""
 
 
 # ---- end ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ EXPECTED_HOOKS = {
     "loggers": {"ft_log", "ft_callbacks"},
     "models": {"ft_resolve_model"},
     "datasets": {"ft_load_dataset", "ft_read_format", "ft_template"},
-    "exporters": {"ft_export"},
 }
 """What makes a plugin one of its kind: all of these for stages and adapters, at least one for the others."""
 

@@ -21,6 +21,7 @@ def blocks(page: str) -> list[str]:
 
 def test_every_hook_has_a_page_and_every_page_a_hook():
     assert {path.stem for path in PAGES.glob("*.md")} == {*HOOKS, "index"}
+    assert re.findall(r"^\| [^|]+ \| \[`(\w+)`\]", INDEX, re.MULTILINE) == list(HOOKS)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

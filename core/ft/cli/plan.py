@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 PHASES: Final = (
     ("configure", ("ft_options",)),
     ("check", ("ft_check",)),
-    ("find model", ("ft_resolve_model",)),
-    ("data", ("ft_template", "ft_template_names", "ft_load_dataset", "ft_read_format")),
-    ("tokenise", ("ft_prepare_dataset",)),
+    ("find model", ("ft_resolve_model", "ft_template", "ft_template_names")),
+    ("data", ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset")),
     ("load", ("ft_model_load_options", "ft_load_model")),
     ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
     ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_log")),
-    ("save", ("ft_save_model", "ft_export")),
+    ("save", ("ft_save_model",)),
     ("evaluate, predict", ("ft_evaluate", "ft_predict")),
     ("end", ("ft_run_finished", "ft_run_failed")),
 )

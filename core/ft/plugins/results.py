@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ft.errors import PluginError
@@ -51,30 +50,28 @@ def _is_change(result: object) -> bool:
 
 _CHANGE: Final = Expected("a Change with the model and a summary of what was done to it", _is_change)
 _NOTHING: Final = Expected("None", lambda _: True, optional=True)
-_METRICS: Final = Expected("a mapping of metrics", _a(Mapping))
 
 EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_options": Expected("a subclass of PluginOptions", _is_option_model),
     "ft_check": Expected("an iterable of Problem", _several(_a(Problem))),
-    "ft_load_dataset": Expected("an iterable of Row", _a(Iterable), optional=True),
-    "ft_read_format": Expected("a function of a row", callable, optional=True),
+    "ft_resolve_model": Expected("a ModelFiles", _a(ModelFiles), optional=True),
     "ft_template": Expected("a Template", _with("render"), optional=True),
     "ft_template_names": Expected("an iterable of names", _several(_a(str))),
+    "ft_load_dataset": Expected("an iterable of Row", _a(Iterable), optional=True),
+    "ft_read_format": Expected("a function of a row", callable, optional=True),
     "ft_prepare_dataset": Expected("a Dataset", _with("__len__"), optional=True),
-    "ft_resolve_model": Expected("a ModelFiles", _a(ModelFiles), optional=True),
     "ft_model_load_options": Expected("a mapping of keyword arguments", _a(Mapping)),
     "ft_load_model": Expected("a model", _with("parameters"), optional=True),
     "ft_quantize_model": _CHANGE,
     "ft_adapt_model": _CHANGE,
     "ft_accelerate_model": _CHANGE,
+    "ft_callbacks": Expected("an iterable of callbacks", _several(_with("on_step_end"))),
     "ft_build_trainer": Expected("a Trainer", _with("train"), optional=True),
     "ft_create_optimizer": Expected("an Optimizer", _with("step"), optional=True),
-    "ft_callbacks": Expected("an iterable of callbacks", _several(_with("on_step_end"))),
     "ft_log": _NOTHING,
-    "ft_evaluate": _METRICS,
-    "ft_predict": Expected("a mapping of metrics", _a(Mapping), optional=True),
     "ft_save_model": Expected("true when it has saved", _a(bool), optional=True),
-    "ft_export": Expected("the path of what it wrote", _a(Path), optional=True),
+    "ft_evaluate": Expected("a mapping of metrics", _a(Mapping)),
+    "ft_predict": Expected("a mapping of metrics", _a(Mapping), optional=True),
     "ft_run_finished": _NOTHING,
     "ft_run_failed": _NOTHING,
 }

@@ -120,9 +120,9 @@ def test_large_files_are_not_read(ft, planned, monkeypatch):
     assert "rows not counted" in ft("plan", "c.yaml").stdout
 
 
-def test_every_hook_stands_in_one_phase():
+def test_every_hook_stands_in_one_phase_in_the_order_of_the_specs():
     hooks = [hook for _, several in module.PHASES for hook in several]
-    assert sorted(hooks) == sorted(name for name in vars(specs) if name.startswith("ft_"))
+    assert hooks == [name for name in vars(specs) if name.startswith("ft_")]
 
 
 def test_phases_are_in_the_order_in_which_the_lifecycle_calls_them():

@@ -45,7 +45,7 @@ class TestOrder:
 
     def test_the_first_selected_answers_first(self):
         manager = added(
-            none=plugin(ft_export=lambda: None),
+            none=plugin(ft_save_model=lambda: None),
             first=plugin(ft_save_model=lambda: True),
             second=plugin(ft_save_model=lambda: 1 / 0),
         )
