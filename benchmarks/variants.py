@@ -60,15 +60,15 @@ def loop(setting: Setting, attention: str, loss_of: Callable[[nn.Module, Any], T
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     losses, norms = [], []
     clock = Clock()
-    clock.begin()
     for batch in batches:
+        clock.begin_step()
         loss = loss_of(model, batch)
         loss.backward()
         norms.append(nn.utils.clip_grad_norm_(trained, 1.0).item())
         losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()
-    clock.end()
+        clock.end_step()
     return Outcome(clock.cpu, clock.wall, losses, norms)
 
 
@@ -151,10 +151,10 @@ class Recorder(TrainerCallback):
         self.norms: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.clock.begin()
+        self.clock.begin_step()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.clock.end()
+        self.clock.end_step()
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "loss" in logs:
