@@ -53,6 +53,7 @@ CASES = {
         ("rows.jsonl:1", "robot"),
         data=({"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]},),
     ),
+    "nobody predicts": Case(2, ("no selected plugin predicts", "config.yaml:6"), keys={"do_predict": True}),
     "empty data set": Case(4, ("rows.jsonl",), data=()),
     "longer than cutoff_len, and drop": Case(
         4,

@@ -125,7 +125,8 @@ def load_model(
 
     from ft.training.precision import choose_dtype
 
-    arguments = {"attn_implementation": "sdpa", "use_safetensors": True, **_access(files, plan), **options}
+    attention = "eager" if plan.of(ModelOptions).flash_attn == "disabled" else "sdpa"
+    arguments = {"attn_implementation": attention, "use_safetensors": True, **_access(files, plan), **options}
     if "dtype" not in arguments:
         arguments["dtype"], reason = choose_dtype(plan, trains_everything=False)
         if decide is not None:

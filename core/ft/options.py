@@ -48,17 +48,13 @@ class ModelOptions(PluginOptions):
     pure_bf16: bool = Field(
         default=False, description="Train in bfloat16 throughout: the weights that train are bfloat16 too."
     )
-    flash_attn: Literal["auto", "disabled", "sdpa", "fa2", "fa3"] = Field(
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2"] = Field(
         default="auto",
-        description="Attention kernel: `disabled` is eager attention, `fa2` and `fa3` are FlashAttention.",
+        description="Attention kernel: `disabled` is eager attention, `fa2` FlashAttention, else PyTorch's own.",
     )
     attention: Literal["auto", "packed", "padded"] = Field(
         default="auto",
         description="Whether sequences of a batch are concatenated without padding (`packed`) or padded.",
-    )
-    use_fast_tokenizer: bool = Field(default=True, description="Use the tokenizer's Rust implementation.")
-    low_cpu_mem_usage: bool = Field(
-        default=True, description="Load weights without first creating a randomly initialised copy."
     )
 
 
@@ -104,9 +100,7 @@ class DataOptions(PluginOptions):
     preprocessing_num_workers: int | None = Field(
         default=None, gt=0, description="Processes that tokenise. Unset: one."
     )
-    tokenized_path: str | None = Field(
-        default=None, description="Folder of tokenised data: read if it exists, otherwise written."
-    )
+    tokenized_path: str | None = Field(default=None, description="Folder of tokenised data, instead of the cache.")
 
     @field_validator("val_size")
     @classmethod
@@ -135,8 +129,12 @@ class RunOptions(PluginOptions):
         default=None, description="A checkpoint folder to go on from, or true for the last one in `output_dir`."
     )
     do_train: bool = Field(default=True, description="Train.")
-    do_eval: bool = Field(default=False, description="Evaluate after training.")
-    do_predict: bool = Field(default=False, description="Write predictions for the evaluation data.")
+    do_eval: bool = Field(
+        default=False, description="Evaluation data is evaluated after training whether this is set or not."
+    )
+    do_predict: bool = Field(
+        default=False, description="Write predictions for the evaluation data; needs a plugin that predicts."
+    )
 
 
 def cache_folder(cache_dir: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:

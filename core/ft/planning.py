@@ -157,6 +157,8 @@ def check(plan: Plan, manager: PluginManager) -> None:
     except FtError as error:
         problems.append(error)
     found: list[Problem] = list(precision_problems(plan))
+    if plan.get("do_predict") and not manager.implementers("ft_predict"):
+        found.append(Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",)))
     for _, several in manager.each("ft_check", plan=plan):
         found.extend(several or ())
     problems.extend(as_error(problem, plan) for problem in found)

@@ -35,6 +35,12 @@ def test_the_model_is_the_one_in_the_files(folder, plan):
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_eager_attention_where_it_was_asked_for(folder):
+    options = ModelOptions(model_name_or_path="x", flash_attn="disabled")
+    plan = Plan(options.model_dump(), {}, (), (options,), None)
+    assert modeling.load_model(ModelFiles(str(folder)), {}, plan).config._attn_implementation == "eager"
+
+
 def test_options_of_plugins_win_and_a_choice_is_told(folder, plan):
     notes = []
     model = modeling.load_model(ModelFiles(str(folder)), {"attn_implementation": "eager"}, plan, notes.append)

@@ -170,9 +170,8 @@ def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     if not tokenizer.is_fast:
         raise ConfigError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
-            where="use_fast_tokenizer",
             why="labels are found by the place of each token in the text",
-            remedy="set use_fast_tokenizer: true, or use a model with a tokenizer.json",
+            remedy="use a model with a tokenizer.json",
         )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

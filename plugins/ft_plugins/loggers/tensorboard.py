@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, in ``logging_dir`` or ``output_dir/runs``: ``train/loss``, ``eval/loss``, ``final/…``.
+"""Scalars for TensorBoard, in ``output_dir/runs``: ``train/loss``, ``eval/loss``, ``final/…``.
 
 Points of an earlier run in the same folder, and those after the step a resumed run goes on from, are hidden.
 """
@@ -46,9 +46,8 @@ def _writer(run: Run) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter
 
     if WRITER not in run.stash:
-        folder = run.plan.get("logging_dir") or run.output_dir / "runs"
         step = run.resumed_step
-        run.stash[WRITER] = SummaryWriter(str(folder), purge_step=0 if step is None else step + 1)
+        run.stash[WRITER] = SummaryWriter(str(run.output_dir / "runs"), purge_step=0 if step is None else step + 1)
     return run.stash[WRITER]
 
 

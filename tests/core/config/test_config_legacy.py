@@ -56,7 +56,8 @@ def test_renamed_keys_are_translated_with_a_note(tmp_path: Path, line: str, key:
 @pytest.mark.parametrize(
     "line",
     ["group_by_length: false", "warmup_ratio: 0.0", "save_safetensors: true", "logging_dir: logs", "use_galore: false",
-     "image_max_pixels: 589824", "galore_rank: 16", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null"],
+     "image_max_pixels: 589824", "galore_rank: 16", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null",
+     "use_fast_tokenizer: true", "low_cpu_mem_usage: false"],
 )  # fmt: skip
 def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str) -> None:
     resolved = run(tmp_path, line + "\n")
@@ -73,6 +74,7 @@ def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str
         ("use_mca: 0", "not available in this version"),
         ("image_max_pixels: 1000", "not available in this version"),
         ("save_safetensors: false", "always saved as safetensors"),
+        ("use_fast_tokenizer: false", "character offsets"),
         ("warmup_ratio: 2", "from 0 to below 1"),
         ("warmup_ratio: -0.5", "from 0 to below 1"),
         ("group_by_length: maybe", "its value is true"),

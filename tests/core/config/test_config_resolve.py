@@ -212,9 +212,9 @@ def test_models_are_typed_and_secrets_are_named() -> None:
 
 
 def test_negated_flags() -> None:
-    resolved = everything("model_name_or_path=m", "--no_do_train", "--no-low-cpu-mem-usage")
+    resolved = everything("model_name_or_path=m", "--no_do_train", "--no-trust-remote-code")
     assert resolved.values["do_train"] is False
-    assert resolved.values["low_cpu_mem_usage"] is False
+    assert resolved.values["trust_remote_code"] is False
     with pytest.raises(Problems, match="unknown key 'no_cutoff_len'"):
         everything("model_name_or_path=m", "--no_cutoff_len")
     with pytest.raises(Problems, match="unknown key 'no_do_train'"):

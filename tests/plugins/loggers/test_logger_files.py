@@ -176,14 +176,14 @@ def test_tensorboard_flushes_every_row(new_run, monkeypatch):
 
 
 def test_tensorboard_hides_the_points_after_the_resumed_step(new_run, tmp_path):
-    first = new_run(logging_dir=str(tmp_path / "logs"))
+    first = new_run()
     for step in (10, 20, 30):
         tensorboard.ft_log(first, train_row(step))
     tensorboard.ft_run_failed(first)
-    second = new_run(logging_dir=str(tmp_path / "logs"), resumed_from=str(tmp_path / "checkpoint-20"))
+    second = new_run(resumed_from=str(tmp_path / "checkpoint-20"))
     tensorboard.ft_log(second, train_row(30, loss=2.0))
     tensorboard.ft_run_finished(second)
-    assert scalars(tmp_path / "logs")["train/loss"] == [(10, 1.0), (20, 1.0), (30, 2.0)]
+    assert scalars(second.output_dir / "runs")["train/loss"] == [(10, 1.0), (20, 1.0), (30, 2.0)]
 
 
 @pytest.mark.parametrize("module", [jsonl, plot_loss, tensorboard])
