@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code of each.
+"""What can go wrong, the exit code of each, and words that messages share.
 
 ::
 
@@ -20,6 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ft_hookspecs import PluginInfo
 
 EXIT_DONE: Final = 0
@@ -115,3 +117,31 @@ class Stopped(Exception):
         self.signal_name = signal_name
         self.exit_code = exit_code
         self.saved = saved
+
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+_ALIKE: Final = 60
+"""Share of equal letters, in percent, from which a word counts as a slip of another."""
+
+
+def nearest(word: str, known: Iterable[object], limit: int = 1) -> list[str]:
+    """Up to ``limit`` of the known words that ``word`` is probably a slip of, the most alike first."""
+    from rapidfuzz import fuzz, process, utils
+
+    words = sorted(set(map(str, known)))
+    found = process.extract(
+        word, words, scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=_ALIKE, limit=limit
+    )
+    return [match for match, *_ in found]
+
+
+def did_you_mean(word: str, known: Iterable[object], limit: int = 1) -> str:
+    """``did you mean 'x'?``, or nothing when no known word is like it."""
+    found = nearest(word, known, limit)
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that a foreign error says, or the name of its type when it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

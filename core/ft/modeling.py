@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.errors import DataError, FtError, PluginError
+from ft.errors import DataError, FtError, PluginError, first_line
 from ft.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -167,11 +167,10 @@ def _blamed(what: str, files: ModelFiles) -> Iterator[None]:
     except (FtError, MemoryError):
         raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise DataError(
             f"{what} cannot be loaded",
             where=files.path,
-            why=f"{type(error).__name__}: {reason}",
+            why=f"{type(error).__name__}: {first_line(error)}",
             remedy="check that the files are whole, and that this version of transformers knows the architecture",
         ) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.config.secrets import HIDDEN, redact
 from ft.config.types import choices, describe
-from ft.errors import ConfigError
+from ft.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ft.config.given import Given
     from ft_hookspecs import PluginOptions, Source
 
-_NEAR: Final = 70
-"""Share of equal letters, in percent, from which a word counts as a slip of another."""
 _LONGEST_SHOWN: Final = 80
 _OWN_WORDS: Final = ("value_error", "assertion_error")
 """Errors that a model's own validator worded."""
@@ -45,8 +43,7 @@ def unselected(key: str, source: Source, owner: str) -> ConfigError:
 
 
 def unknown(key: str, source: Source, known: Iterable[str]) -> ConfigError:
-    near = nearest(key, known)
-    remedy = f"did you mean '{near}'?" if near else "take it out; 'ft schema' lists every key of this run"
+    remedy = did_you_mean(key, known) or "take it out; 'ft schema' lists every key of this run"
     return ConfigError(
         f"unknown key '{key}'", where=str(source), why="neither ft nor a selected plugin declares it", remedy=remedy
     )
@@ -66,16 +63,6 @@ def of_validation(
         if key not in found:
             found[key] = _of_key(key, detail, model.model_fields[key], given, path) if key else _of_all(detail, given)
     return found
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that this one is probably a slip of."""
-    from rapidfuzz import fuzz, process, utils
-
-    found = process.extractOne(
-        word, sorted(known), scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=_NEAR
-    )
-    return found[0] if found else None
 
 
 def _of_key(key: str, detail: ErrorDetails, info: FieldInfo, given: Mapping[str, Given], path: str) -> ConfigError:
@@ -121,8 +108,8 @@ def _remedy(value: Any, info: FieldInfo) -> str:
     if value is None:
         return "take the line out to use the default"
     if isinstance(value, str):
-        if near := nearest(value, [each for each in choices(info.annotation) if isinstance(each, str)]):
-            return f"did you mean '{near}'?"
+        if meant := did_you_mean(value, [each for each in choices(info.annotation) if isinstance(each, str)]):
+            return meant
         if re.fullmatch(r"[-+\d.eE]+|true|false", value, re.IGNORECASE):
             return f"write {value} without quotes"
     return ""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ft.errors import DataError
+from ft.errors import DataError, did_you_mean
 from ft.options import DataOptions
 from ft_hookspecs import DatasetSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from ft_hookspecs import Plan
 
@@ -135,20 +134,14 @@ def _unknown(name: str, info: DatasetInfo) -> DataError:
             why=f"it is neither under the working directory nor under dataset_dir ({info.folder})",
             remedy="correct the path",
         )
-    near = nearest(name, info.entries)
     known = f"{info.path} names {len(info.entries)} data sets" if info.text else f"there is no {info.path}"
     return DataError(
         f"unknown data set {name!r}",
         where=str(info.path),
         why=f"{known}, and there is no file or folder of that name",
-        remedy=near or "give a name in it, the path of a file, or a hub id such as owner/name; dataset_dir says where",
+        remedy=did_you_mean(name, info.entries, 3)
+        or "give a name in it, the path of a file, or a hub id such as owner/name; dataset_dir says where",
     )
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``did you mean …?`` with up to three of ``names``, or nothing."""
-    close = get_close_matches(name, list(names), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _from_entry(name: str, info: DatasetInfo) -> DatasetSource:
@@ -175,12 +168,13 @@ def _parse(name: str, entry: object, where: str) -> Entry:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        near = nearest(key, Entry.model_fields) if first["type"] == "extra_forbidden" else ""
+        unknown = first["type"] == "extra_forbidden"
+        known = [key for key in Entry.model_fields if key not in REFUSED]
         raise DataError(
             f"the data set {name!r} is not declared as it should be",
             where=where,
-            why=f"unknown key {key!r}" if near or first["type"] == "extra_forbidden" else f"{key}: {first['msg']}",
-            remedy=near or f"the keys are {', '.join(key for key in Entry.model_fields if key not in REFUSED)}",
+            why=f"unknown key {key!r}" if unknown else f"{key}: {first['msg']}",
+            remedy=(unknown and did_you_mean(key, known, 3)) or f"the keys are {', '.join(known)}",
         ) from None
 
 
@@ -200,6 +194,6 @@ def _file(name: str, entry: Entry, info: DatasetInfo, where: str) -> str:
             remedy=f"give the file itself: dataset: {path}",
         )
     if not path.exists():
-        near = nearest(entry.file_name, sorted(file.name for file in path.parent.glob("*")))
-        raise DataError(f"the file of {name!r} does not exist: {path}", where=where, remedy=near or "correct file_name")
+        remedy = did_you_mean(entry.file_name, (file.name for file in path.parent.glob("*")), 3) or "correct file_name"
+        raise DataError(f"the file of {name!r} does not exist: {path}", where=where, remedy=remedy)
     return str(path)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ft.data.sources import nearest
-from ft.errors import ConfigError, DataError
+from ft.errors import ConfigError, DataError, did_you_mean
 from ft.options import DataOptions
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def unknown_template(hook: HookRelay, plan: Plan, name: str) -> DataError:
         f"unknown template {name!r}",
         where=str(source) if source else "template",
         why=f"the templates are {', '.join(known)}" if known else "no selected plugin has templates",
-        remedy=nearest(name, known) or "choose one of them, or none: then the tokenizer's own is used",
+        remedy=did_you_mean(name, known, 3) or "choose one of them, or none: then the tokenizer's own is used",
     )
 
 

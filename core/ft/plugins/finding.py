@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import TYPE_CHECKING, Final
 
-from ft.plugins.names import nearest
+from ft.errors import nearest
 from ft_hookspecs import KINDS, PluginInfo
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _version(distribution: Distribution) -> str:
 
 
 def _unknown_group(plugin: PluginInfo) -> Broken:
-    hint = nearest(plugin.kind, KINDS)
-    meant = f"; did you mean {PREFIX}{hint}?" if hint else ""
+    meant = "".join(f"; did you mean {PREFIX}{kind}?" for kind in nearest(plugin.kind, KINDS))
     return Broken(plugin.distribution, f"{PREFIX}{plugin.kind} ({plugin.name}) is no kind of plugin{meant}")
 
 

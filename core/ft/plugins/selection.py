@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ft.errors import PluginError
+from ft.errors import PluginError, did_you_mean
 from ft.plugins.in_house import in_house_plugin, is_in_house, looks_in_house
-from ft.plugins.names import did_you_mean, nearest
 from ft_hookspecs import KINDS, PluginInfo, Selection
 
 if TYPE_CHECKING:
@@ -152,8 +151,7 @@ def _split(wish: Selection) -> tuple[str, str]:
     if not colon:
         return wish.kind, wish.plugin
     if kind not in KINDS:
-        hint = nearest(kind, KINDS)
-        remedy = f"did you mean '{hint}:{name}'?" if hint else f"the kinds are {', '.join(KINDS)}"
+        remedy = did_you_mean(wish.plugin, [f"{kind}:{name}" for kind in KINDS]) or f"the kinds are {', '.join(KINDS)}"
         raise PluginError(f"there is no kind of plugin called {kind!r}", where=wish.because, remedy=remedy)
     if wish.kind and wish.kind != kind:
         raise PluginError(f"{wish.because} takes a plugin of kind {wish.kind}, not {wish.plugin!r}", where=wish.because)

@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ft.errors import FtError, PluginError, Problems
+from ft.errors import FtError, PluginError, Problems, did_you_mean
 from ft.plugins.loading import attribute
-from ft.plugins.names import did_you_mean
 from ft_hookspecs import API_VERSION, PluginInfo, specs
 
 if TYPE_CHECKING:

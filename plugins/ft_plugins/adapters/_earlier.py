@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.errors import ConfigError, DataError, FtError
+from ft.errors import ConfigError, DataError, FtError, first_line
 from ft.options import ModelOptions
 from ft_plugins.models._folders import pickled_weights, read_json
 
@@ -126,6 +126,6 @@ def _blamed(folder: Path) -> Iterator[None]:
         raise DataError(
             "the adapter does not fit the model",
             where=str(folder),
-            why=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            why=first_line(error),
             remedy="start from the model that the adapter was made for (see its adapter_config.json)",
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -78,10 +78,8 @@ def _ends(module: str, name: str) -> bool:
 
 
 def _unmatched(wrong: Sequence[str], known: Iterable[str], key: str, where: str) -> ConfigError:
-    from rapidfuzz import process
-
     ends = sorted({name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdecimal()})
-    near = [match[0] for name in wrong if (match := process.extractOne(name, ends, score_cutoff=60))]
+    near = [match for name in wrong for match in nearest(name, ends)]
     return ConfigError(
         f"{key}: no module of the model is called {' or '.join(map(repr, wrong))}",
         where=where,

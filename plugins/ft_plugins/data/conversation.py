@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.errors import DataError
+from ft.errors import DataError, did_you_mean
 from ft_hookspecs import Example, Message
 from ft_plugins.data import fields
 
@@ -42,7 +42,7 @@ class Tags:
                 raise DataError(
                     f"tags of {source.name!r} names an unknown tag {tag!r}",
                     where=source.declared_at,
-                    remedy=fields.near(tag, TAGS) or f"the tags are {', '.join(TAGS)}",
+                    remedy=did_you_mean(tag, TAGS) or f"the tags are {', '.join(TAGS)}",
                 )
         tags = {**defaults, **source.tags}
         roles: dict[str, Role] = {
@@ -113,7 +113,7 @@ def read_message(turn: Mapping[str, Any], name: str, tags: Tags, row: Row) -> Me
                 f"{name} has no {key!r}",
                 where=row.where,
                 why="each message needs a role and a content",
-                remedy=fields.near(key, turn) or f"it has {', '.join(map(str, turn)) or 'nothing'}; name tags",
+                remedy=did_you_mean(key, turn) or f"it has {', '.join(map(str, turn)) or 'nothing'}; name tags",
             )
     role = _role(turn[tags.role], name, tags, row)
     calls = _calls(turn.get("tool_calls"), name, row)
@@ -133,7 +133,7 @@ def _role(tag: Any, name: str, tags: Tags, row: Row) -> Role:
             f"{name} has the unknown role {fields.excerpt(repr(tag))}",
             where=row.where,
             why=f"the roles are {', '.join(tags.roles)}",
-            remedy=fields.near(str(tag), tags.roles) or "name the roles of this data set in tags",
+            remedy=did_you_mean(str(tag), tags.roles) or "name the roles of this data set in tags",
         )
     return role
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.errors import DataError
+from ft.errors import DataError, did_you_mean
 from ft_hookspecs import Message
 
 if TYPE_CHECKING:
@@ -68,19 +67,13 @@ def column_names(source: DatasetSource, columns: Iterable[str], **defaults: str)
             raise DataError(
                 f"columns of {source.name!r} names an unknown part {part!r}",
                 where=source.declared_at,
-                remedy=near(part, COLUMNS) or f"the parts are {', '.join(COLUMNS)}",
+                remedy=did_you_mean(part, COLUMNS) or f"the parts are {', '.join(COLUMNS)}",
             )
-        if column not in present and (hint := near(column, present)):
+        if column not in present and (hint := did_you_mean(column, present)):
             raise DataError(
                 f"the data set {source.name!r} has no column {column!r}", where=source.declared_at, remedy=hint
             )
     return {**defaults, **source.columns}
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """``did you mean …?`` or nothing."""
-    close = get_close_matches(name, [str(known) for known in names], n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def value(row: Row, column: str) -> Any:
@@ -91,7 +84,8 @@ def value(row: Row, column: str) -> Any:
         f"no column {column!r}",
         where=row.where,
         why="a column that the format needs is missing",
-        remedy=near(column, row.data) or f"the row has {', '.join(map(str, row.data)) or 'none'}; name it in `columns`",
+        remedy=did_you_mean(column, row.data)
+        or f"the row has {', '.join(map(str, row.data)) or 'none'}; name it in `columns`",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft.errors import DataError, EnvironmentProblem
+from ft.errors import DataError, EnvironmentProblem, first_line
 from ft_hookspecs import Row
 
 if TYPE_CHECKING:
@@ -30,19 +30,15 @@ def read_hub(source: DatasetSource, token: str | None) -> Iterator[Row]:
         raise DataError(
             f"the data set {source.name!r} cannot be loaded",
             where=source.declared_at or source.location,
-            why=_first_line(error),
+            why=first_line(error),
             remedy="check the id, subset and split; a data set with a script must be exported to parquet first",
         ) from error
     except Exception as error:  # what a failed connection raises depends on the versions of three libraries
         raise EnvironmentProblem(
             f"the data set {source.name!r} is no file here, and the Hugging Face hub cannot be reached",
             where=source.location,
-            why=_first_line(error),
+            why=first_line(error),
             remedy="connect, or download the data set and give its path as dataset",
         ) from error
     for number, row in enumerate(rows, 1):
         yield Row(row, f"{source.location} {source.split} row {number}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import IO, TYPE_CHECKING, Any
 
-from ft.errors import DataError
+from ft.errors import DataError, first_line
 from ft_hookspecs import Row
 from ft_plugins.data.json_rows import find_not_utf8
 
@@ -94,7 +94,7 @@ def read_arrow(file: Path, path: str) -> Iterator[Row]:
         raise DataError(
             f"the {file.suffix.removeprefix('.')} file cannot be read",
             where=f"{path} row {number + 1}",
-            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            why=first_line(error),
             remedy="the file may be cut short or of another kind: get it anew",
         ) from None
 

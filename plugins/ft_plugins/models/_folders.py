@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.errors import ConfigError, DataError
+from ft.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,10 +99,7 @@ def _no_config(folder: Path, where: str) -> DataError | ConfigError:
 
 def nearest_siblings(path: Path, limit: int = 3) -> list[str]:
     """Paths beside one that does not exist, most alike first; a misspelt folder on the way is looked at too."""
-    from rapidfuzz import process
-
     existing = next(parent for parent in path.parents if parent.is_dir())
     wanted = path.relative_to(existing).parts[0]
     names = [entry.name for entry in existing.iterdir() if not entry.name.startswith(".")]
-    found = process.extract(wanted, names, limit=limit, score_cutoff=60)
-    return [str(existing / name) for name, _, _ in found]
+    return [str(existing / name) for name in nearest(wanted, names, limit)]

