@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft.config import Resolved, gather, json_schema, key_owner, resolve, trainer_options
+from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
 from ft.options import DataOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selectors, select
@@ -126,8 +126,9 @@ def option_models(base: tuple[Owned, ...], manager: PluginManager) -> tuple[Owne
 
 
 def trainer_model(claimed: Iterable[Owned]) -> Owned:
-    """TrainingArguments without the keys that ft itself declares."""
-    return trainer_options(frozenset(name for model, _ in claimed for name in model.model_fields)), "transformers"
+    """TrainingArguments without the keys that ft or a plugin declares, and without those that would do nothing here."""
+    declared = {name for model, _ in claimed for name in model.model_fields}
+    return trainer_options(frozenset(declared | answered_keys())), "transformers"
 
 
 def freeze(resolved: Resolved, manager: PluginManager, config_path: Path | None) -> Plan:

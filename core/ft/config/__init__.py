@@ -4,6 +4,7 @@
 transformers, and reading the options of ``TrainingArguments`` does not either.
 """
 
+from ft.config.legacy import answered_keys
 from ft.config.owners import key_owner
 from ft.config.resolve import Resolved, resolve
 from ft.config.schema import json_schema
@@ -14,6 +15,7 @@ from ft.config.trainer_args import trainer_options
 __all__ = [
     "Resolved",
     "Settings",
+    "answered_keys",
     "gather",
     "is_secret",
     "json_schema",

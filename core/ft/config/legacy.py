@@ -1,9 +1,9 @@
 """Keys of older files: what they are called now, what is no longer needed, and what this version does not have.
 
 The table is ``legacy.json``: ``renamed`` maps an old key to its new ``key`` (and its ``values``, where those
-changed too), ``settled`` holds keys whose question has one answer now, and ``unavailable`` those that LLaMA-Factory
-knows and this version does not, each with the value that asks for nothing. A key that some option model declares is
-never looked up here. Nothing is translated or left out without a note.
+changed too), ``settled`` holds keys whose question has one answer, even where transformers asks it still, and
+``unavailable`` those that LLaMA-Factory knows and this version does not, each with the value that asks for nothing. A
+key that some option model declares is never looked up here. Nothing is translated or left out without a note.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def table() -> Mapping[str, Any]:
 def old_names() -> set[str]:
     """Every key that the table knows."""
     return {key for part in table().values() for key in part}
+
+
+def answered_keys() -> set[str]:
+    """Keys that stand for another key or have one answer: no options, even where transformers has them."""
+    return {*table()["renamed"], *table()["settled"]}
 
 
 def translate(levels: Iterable[Mapping[str, Given]], known: Collection[str]) -> Translated:

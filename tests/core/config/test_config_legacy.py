@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ft.config import Resolved, gather, resolve, trainer_options
-from ft.config.legacy import old_names, table
+from ft.config.legacy import answered_keys, old_names, table
 from ft.errors import Problems
 from ft.options import DataOptions, ModelOptions, RunOptions
 from ft_hookspecs import PluginOptions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CORE = ((RunOptions, "ft"), (ModelOptions, "ft"), (DataOptions, "ft"), (OPTIONS, "ft-framework"))
-CLAIMED = frozenset(key for model, _ in CORE for key in model.model_fields)
+CLAIMED = frozenset(key for model, _ in CORE for key in model.model_fields) | answered_keys()
 MODELS = (*CORE, (trainer_options(CLAIMED), "transformers"))
 
 
@@ -37,7 +37,6 @@ def run(folder: Path, text: str, *words: str) -> Resolved:
         ("no_cuda: true", "use_cpu", True),
         ("per_gpu_train_batch_size: 4", "per_device_train_batch_size", 4),
         ("adafactor: true", "optim", "adafactor"),
-        ("include_inputs_for_metrics: true", "include_for_metrics", ["inputs"]),
         ("disable_gradient_checkpointing: true", "gradient_checkpointing", False),
         ("gradient_checkpointing: true", "gradient_checkpointing", True),
         ("ddp_timeout: 180000000", "ddp_timeout", 180000000),
@@ -106,7 +105,7 @@ def test_a_renamed_key_is_checked_like_the_new_one(tmp_path: Path) -> None:
 
 
 def test_a_secret_stays_out_of_the_note(tmp_path: Path) -> None:
-    (note,) = run(tmp_path, "push_to_hub_token: abcdef\n").notes
+    (note,) = run(tmp_path, "use_auth_token: abcdef\n").notes
     assert "abcdef" not in note
     assert "***" in note
 
@@ -135,3 +134,26 @@ def test_new_names_exist_wherever_the_core_owns_them() -> None:
     declared = {key for model, _ in MODELS for key in model.model_fields}
     new = {rule["key"] for rule in table()["renamed"].values()}
     assert new - declared == elsewhere | {"create_new_adapter"}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("label_smoothing_factor: 0.1", "plain cross-entropy"),
+        ("push_to_hub: true", "hf upload"),
+        ("bf16_full_eval: true", "number formats of training"),
+        ("batch_eval_metrics: true", "sum over labels"),
+        ("include_inputs_for_metrics: true", "is the loss"),
+    ],
+)
+def test_what_transformers_could_do_and_a_run_does_not_is_refused(tmp_path: Path, line: str, why: str) -> None:
+    with pytest.raises(Problems, match=f"cannot be had(.|\n)*{why}"):
+        run(tmp_path, line + "\n")
+
+
+@pytest.mark.parametrize("line", ["disable_tqdm: true", "run_name: a", "remove_unused_columns: false", "hub_token: t"])
+def test_what_transformers_would_heed_and_a_run_does_not_is_noted(tmp_path: Path, line: str) -> None:
+    resolved = run(tmp_path, line + "\n")
+    (note,) = resolved.notes
+    assert "has no effect" in note
+    assert line.partition(":")[0] not in resolved.values
