@@ -100,7 +100,7 @@ def _data(run: Run) -> list[str]:
 
 def _settings(run: Run) -> list[str]:
     plan = run.plan
-    shown = redact(dict(plan.values), plan.secrets)
+    shown = redact(plan.values, plan.secrets)
     wanted = [key for key in plan.values if (plan.is_set(key) or key in USUAL) and key not in ELSEWHERE | plan.secrets]
     return _table(("key", "value"), [(key, shown[key]) for key in sorted(wanted) if shown[key] is not None])
 

@@ -6,12 +6,12 @@ Each phase is a line here and a function below; a hook is called nowhere else. W
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft import surgery
 from ft.errors import DataError, PluginError, Stopped
 from ft.record import Journal
-from ft_hookspecs import DataCounts, Run
+from ft_hookspecs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ft.plugins import PluginManager
-    from ft_hookspecs import Plan
+    from ft_hookspecs import DataCounts, Example, Plan
 
 
 def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda _: None) -> Run:
@@ -40,6 +40,8 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
     journal = Journal(run)
     journal.begin()
     try:
+        for note in plan.notes:
+            tell(note)
         find_model(run, plugins)  # files and tokenizer: no weights yet
         prepare_data(run, plugins)  # rows → messages → token ids; bad data stops the run before weights are loaded
         load_model(run, plugins)
@@ -54,7 +56,7 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
         finish(run, plugins, journal)
     except BaseException as error:
         journal.end("stopped" if isinstance(error, Stopped) else "failed", error)
-        fail(run, plugins, error)
+        plugins.isolated("ft_run_failed", run=run, error=error)  # this error is shown, whatever a plugin does now
         raise
     return run
 
@@ -64,8 +66,6 @@ def find_model(run: Run, plugins: PluginManager) -> None:
     from ft.data import template_for
     from ft.modeling import load_tokenizer
 
-    for note in run.plan.notes:
-        run.tell(note)
     name = run.plan.get("model_name_or_path")
     run.model_files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
     if run.model_files is None:
@@ -82,14 +82,14 @@ def prepare_data(run: Run, plugins: PluginManager) -> None:
     for split, examples, counts in load_splits(plugins.hook, run.plan):
         dataset = tokenise(run, plugins, examples, counts)
         run.counts[split] = counts
-        run.tell(f"data: {split}: {describe_counts(counts)}")
+        run.tell(f"data: {split}: {counts}")
         if split == "train":
             run.train_dataset = dataset
         else:
             run.eval_datasets[split] = dataset
 
 
-def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: DataCounts) -> Dataset:
+def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     """One split through the stage; empty is an error, because a run that learns nothing must not look like one."""
     dataset = plugins.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
     if dataset is None:
@@ -100,17 +100,6 @@ def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Any], counts: 
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
         raise DataError("no sample is left to learn from", why=reasons, remedy="see the counts; raise cutoff_len")
     return dataset
-
-
-def describe_counts(counts: DataCounts) -> str:
-    """``149 examples of 150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (…)``: nothing goes unsaid."""
-    of_rows = f" of {counts.rows:,} rows" if counts.rows != counts.examples else ""
-    parts = [f"{counts.examples:,} examples{of_rows}, {counts.tokens:,} tokens ({counts.supervised:,} supervised)"]
-    if counts.truncated:
-        parts.append(f"{counts.truncated:,} cut")
-    parts += [f"{number:,} dropped ({reason})" for reason, number in counts.dropped.items()]
-    parts += [f"{number:,} {what}" for what, number in counts.repaired.items()]
-    return ", ".join(parts)
 
 
 def load_model(run: Run, plugins: PluginManager) -> None:
@@ -181,7 +170,8 @@ def save(run: Run, plugins: PluginManager) -> None:
     """``ft_save_model`` writes what trained, then the tokenizer; the model card comes last, with the metrics."""
     from ft.modeling import save_tokenizer
 
-    if not run.plan.get("do_train", True) or not run.trainer.is_world_process_zero():  # type: ignore[union-attr]
+    assert run.trainer is not None
+    if not run.plan.get("do_train", True) or not run.trainer.is_world_process_zero():
         return
     if not plugins.hook.ft_save_model(run=run, model=run.model, folder=run.output_dir):
         raise PluginError("no plugin saved the model", remedy="the adapter must implement ft_save_model")
@@ -199,8 +189,3 @@ def finish(run: Run, plugins: PluginManager, journal: Journal) -> None:
     if run.plan.get("do_train", True):
         write_card(run, run.output_dir)
     plugins.isolated("ft_run_finished", run=run)
-
-
-def fail(run: Run, plugins: PluginManager, error: BaseException) -> None:
-    """``ft_run_failed``: whatever a plugin does here, the first error is the one that is shown."""
-    plugins.isolated("ft_run_failed", run=run, error=error)

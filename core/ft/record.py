@@ -43,9 +43,11 @@ class Journal:
     def take_over(self) -> None:
         """With ``overwrite_output_dir``, remove what an earlier run of ours left; anything else stays.
 
-        Done only when training is about to begin, so that a run that fails earlier has cost nothing.
+        Done only when training is about to begin, so that a run that fails earlier, or only evaluates, has cost
+        nothing.
         """
-        if self.run.plan.get("overwrite_output_dir") and not self.run.plan.get("resume_from_checkpoint"):
+        plan = self.run.plan
+        if plan.get("do_train", True) and plan.get("overwrite_output_dir") and not plan.get("resume_from_checkpoint"):
             for path in own_paths(self.run.output_dir):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.owns_folder = True
@@ -85,7 +87,7 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "error": None if error is None else {"type": type(error).__name__, "message": redact_text(str(error))},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "seconds": round(time.time() - started, 3),
-        "config": redacted_values(plan),
+        "config": redact(plan.values, plan.secrets),
         "sources": {key: str(source) for key, source in plan.sources.items()},
         "plugins": [{"id": info.id, "from": info.distribution, "version": info.version} for info in plan.plugins],
         "versions": versions(),
@@ -98,11 +100,6 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "resumed_from": run.resumed_from,
         "metrics": run.metrics,
     }
-
-
-def redacted_values(plan: Plan) -> dict[str, Any]:
-    """The configuration without its secrets."""
-    return redact(dict(plan.values), plan.secrets)
 
 
 def versions() -> dict[str, str]:

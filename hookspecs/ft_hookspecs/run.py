@@ -98,6 +98,16 @@ class DataCounts:
         """Count one row that does not become an example."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
+    def __str__(self) -> str:
+        """``149 examples of 150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (…)``: nothing goes unsaid."""
+        of_rows = f" of {self.rows:,} rows" if self.rows != self.examples else ""
+        parts = [f"{self.examples:,} examples{of_rows}, {self.tokens:,} tokens ({self.supervised:,} supervised)"]
+        if self.truncated:
+            parts.append(f"{self.truncated:,} cut")
+        parts += [f"{number:,} dropped ({reason})" for reason, number in self.dropped.items()]
+        parts += [f"{number:,} {what}" for what, number in self.repaired.items()]
+        return ", ".join(parts)
+
 
 def _to_nobody(line: str) -> None:
     """Where lines go when nobody listens."""

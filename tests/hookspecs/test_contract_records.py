@@ -88,3 +88,9 @@ def test_drops_are_counted_by_reason():
     for reason in ("too long", "empty", "too long"):
         counts.drop(reason)
     assert counts.dropped == {"too long": 2, "empty": 1}
+
+
+def test_counts_leave_nothing_unsaid():
+    assert str(DataCounts(rows=2, examples=2, tokens=1500, supervised=9)) == "2 examples, 1,500 tokens (9 supervised)"
+    counts = DataCounts(rows=3, examples=2, truncated=1, dropped={"empty": 1}, repaired={"made whole": 4})
+    assert str(counts) == "2 examples of 3 rows, 0 tokens (0 supervised), 1 cut, 1 dropped (empty), 4 made whole"

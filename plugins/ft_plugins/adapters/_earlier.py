@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ft.errors import ConfigError, DataError, FtError, first_line
 from ft.options import ModelOptions
 from ft_plugins.models._folders import pickled_weights, read_json
+from ft_plugins.models.local import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def names(plan: Plan) -> list[str]:
 
 def is_local(name: str) -> bool:
     """Whether the name means a folder of this machine; anything else is a hub id."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return Path(name).expanduser().exists() or is_path(name)
 
 
 def folder_of(name: str, plan: Plan) -> Path:

