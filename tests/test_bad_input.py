@@ -54,6 +54,26 @@ CASES = {
         data=({"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]},),
     ),
     "nobody predicts": Case(2, ("no selected plugin predicts", "config.yaml:6"), keys={"do_predict": True}),
+    "nothing to evaluate on": Case(
+        2, ("no data to evaluate on", "eval_strategy", "val_size"), keys={"eval_strategy": "epoch"}
+    ),
+    "nothing to do": Case(2, ("nothing to do", "config.yaml:6"), keys={"do_train": False}),
+    "best of what is not evaluated": Case(
+        2,
+        ("whenever a checkpoint is saved", "save_strategy is steps"),
+        keys={"load_best_model_at_end": True, "eval_strategy": "epoch", "val_size": 1},
+    ),
+    "best between two evaluations": Case(
+        2,
+        ("no multiple of eval_steps", "config.yaml:"),
+        keys={
+            "load_best_model_at_end": True,
+            "eval_strategy": "steps",
+            "eval_steps": 7,
+            "save_steps": 10,
+            "val_size": 1,
+        },
+    ),
     "empty data set": Case(4, ("rows.jsonl",), data=()),
     "longer than cutoff_len, and drop": Case(
         4,

@@ -130,7 +130,8 @@ class RunOptions(PluginOptions):
     )
     do_train: bool = Field(default=True, description="Train.")
     do_eval: bool = Field(
-        default=False, description="Evaluation data is evaluated after training whether this is set or not."
+        default=False,
+        description="Evaluate, also without training; what there is to evaluate on is evaluated after training anyway.",
     )
     do_predict: bool = Field(
         default=False, description="Write predictions for the evaluation data; needs a plugin that predicts."

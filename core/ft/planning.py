@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft.combinations import combination_problems
 from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
 from ft.options import DataOptions, ModelOptions, RunOptions
@@ -157,9 +158,7 @@ def check(plan: Plan, manager: PluginManager) -> None:
         check_output_dir(plan)
     except FtError as error:
         problems.append(error)
-    found: list[Problem] = list(precision_problems(plan))
-    if plan.get("do_predict") and not manager.implementers("ft_predict"):
-        found.append(Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",)))
+    found: list[Problem] = [*precision_problems(plan), *combination_problems(plan, manager)]
     for _, several in manager.each("ft_check", plan=plan):
         found.extend(several or ())
     problems.extend(as_error(problem, plan) for problem in found)

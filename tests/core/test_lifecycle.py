@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ft.errors import ConfigError, DataError, FtError, PluginError, Problems, TrainingError
+from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems, TrainingError
 from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 
@@ -147,6 +147,31 @@ def test_overwriting_keeps_what_is_not_ours(arguments: Callable[..., list[str]],
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
     assert not (tmp_path / "out" / "checkpoint-1").exists()
     assert [row["step"] for row in rows_of(tmp_path / "out") if row["event"] == "train"] == [1, 2]
+
+
+def test_evaluating_alone_takes_nothing_of_the_run_before(
+    arguments: Callable[..., list[str]], data: Path, tmp_path: Path
+) -> None:
+    execute(arguments(save_steps=1, max_steps=1, plot_loss=True))
+    execute(arguments(do_train=False, do_eval=True, eval_dataset=data, overwrite_output_dir=True))
+    out = tmp_path / "out"
+    assert (out / "checkpoint-1" / "manifest.json").exists()
+    assert (out / "loss.png").exists()
+    assert [row["event"] for row in rows_of(out)].count("final") == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "said"),
+    [
+        ({"dataloader_prefetch_factor": 2}, ConfigError, "prefetch_factor"),
+        ({"optim": "lomo"}, EnvironmentProblem, "lomo"),
+    ],
+)
+def test_what_transformers_refuses_is_said_as_such(
+    arguments: Callable[..., list[str]], keys: dict[str, Any], kind: type[FtError], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        execute(arguments(**keys))
 
 
 def test_a_failing_run_does_not_replace_the_record_before(arguments: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers import TrainingArguments
 
+from ft.errors import ConfigError, EnvironmentProblem
 from ft.training.capability import base_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ft_hookspecs import Plan, Run
 
@@ -42,7 +44,23 @@ def training_arguments(run: Run, **overrides: Any) -> TrainingArguments:
         values["train_sampling_strategy"] = "sequential"
     # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.
     values.setdefault("accelerator_config", {"dispatch_batches": False})
-    return TrainingArguments(**{**values, **overrides})
+    with refused("the training arguments"):
+        return TrainingArguments(**{**values, **overrides})
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What transformers will not combine is the configuration's fault, and what it cannot import the environment's."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(
+            f"transformers refuses {what}", why=str(error), remedy="change the keys that it names"
+        ) from error
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"a package is missing for {what}", why=str(error), remedy="install it, or change the key that needs it"
+        ) from error
 
 
 def _precision(run: Run) -> dict[str, bool]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import PrinterCallback
 
+from ft.training.arguments import refused
 from ft.training.engine import Engine
 from ft.training.packing import PackedBatch, pack, per_sequence
 from ft.training.saving import SavingTrainer
@@ -124,7 +125,8 @@ class PackedTrainer(SavingTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if getattr(self, "optimizer", None) is None and self.optimizer_factory is not None:
             self.optimizer = self.optimizer_factory(self.model if model is None else model)
-        return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
+        with refused(f"optim: {self.args.optim}"):
+            return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
 
     def floating_point_ops(self, inputs: PackedBatch) -> int:
         """Six a token and dense parameter, as transformers counts, without walking all parameters each step."""

@@ -1,0 +1,76 @@
+"""Keys that each are right and together are not: found while planning, before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ft_hookspecs import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ft.plugins import PluginManager
+    from ft_hookspecs import Plan
+
+
+def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem]:
+    """What the keys of the run, of evaluation and of saving cannot be together."""
+    if not (plan.get("do_train", True) or plan.get("do_eval") or plan.get("do_predict")):
+        yield Problem(
+            "there is nothing to do",
+            why="do_train, do_eval and do_predict are all false",
+            remedy="set one of them to true",
+            keys=("do_train",),
+        )
+    if plan.get("do_predict") and not manager.implementers("ft_predict"):
+        yield Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",))
+    yield from _evaluation(plan, manager)
+    if plan.get("load_best_model_at_end"):
+        yield from _best(plan)
+
+
+def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:
+    """Asking for evaluation without saying on what; a plugin beside the stage may measure something else."""
+    measured = any(info.kind != "stages" for info in manager.implementers("ft_evaluate"))
+    needing = ("load_best_model_at_end",) if measured else ("load_best_model_at_end", "do_eval", "eval_on_start")
+    asked = [key for key in needing if plan.get(key)]
+    asked += ["eval_strategy"] if plan.get("eval_strategy", "no") != "no" else []
+    asked += ["save_strategy"] if plan.get("save_strategy") == "best" else []
+    if asked and not (plan.get("eval_dataset") or plan.get("val_size")):
+        yield Problem(
+            "there is no data to evaluate on",
+            why=f"{', '.join(asked)} {'asks' if len(asked) == 1 else 'ask'} for evaluation",
+            remedy="set eval_dataset or val_size, or take these keys out",
+            keys=tuple(asked),
+        )
+
+
+def _best(plan: Plan) -> Iterator[Problem]:
+    """The best model is one that was both evaluated and saved (the conditions of ``TrainingArguments``)."""
+    evaluated, saved = plan.get("eval_strategy", "no"), plan.get("save_strategy", "steps")
+    every, save_every = plan.get("eval_steps") or plan.get("logging_steps"), plan.get("save_steps")
+    if saved == "best":
+        return
+    keys = ("load_best_model_at_end", "save_strategy", "eval_strategy")
+    if evaluated != saved or evaluated == "no":
+        yield Problem(
+            "load_best_model_at_end needs evaluation whenever a checkpoint is saved",
+            why=f"eval_strategy is {evaluated} and save_strategy is {saved}",
+            remedy="set both to steps, or both to epoch",
+            keys=keys,
+        )
+    elif evaluated == "steps" and not _divides(every, save_every):
+        yield Problem(
+            "load_best_model_at_end needs evaluation whenever a checkpoint is saved",
+            why=f"save_steps is {save_every:g}, no multiple of eval_steps, which is {every:g}",
+            remedy="set save_steps to eval_steps or a multiple of it",
+            keys=("load_best_model_at_end", "save_steps", "eval_steps"),
+        )
+
+
+def _divides(part: float, whole: float) -> bool:
+    """Whether evaluation falls on each save; below 1 both are shares of the run."""
+    if not part or (part < 1) != (whole < 1):
+        return False
+    times = whole / part
+    return abs(times - round(times)) < 1e-6
