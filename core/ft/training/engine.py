@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ft.data import IGNORE
 from ft.errors import ConfigError, TrainingError
 from ft.training import attention
 from ft.training.capability import base_dtype, obstacles, unwrap
 from ft.training.head import label_head
-from ft.training.packing import IGNORED, PackedBatch, pack, pad
+from ft.training.packing import PackedBatch, pack, pad
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,6 +195,6 @@ def _padded_log_probs(model: nn.Module, batch: PackedBatch) -> Tensor:
     padded = pad(batch)
     labels = padded.pop("labels")[:, 1:]
     logits = model(**padded, use_cache=False).logits[:, :-1]
-    supervised = labels != IGNORED
+    supervised = labels != IGNORE
     picked: Tensor = functional.log_softmax(logits[supervised].float(), dim=-1)
     return picked.gather(1, labels[supervised][:, None])[:, 0]

@@ -6,16 +6,15 @@ Shapes: T tokens of the batch, S sequences, L supervised tokens (labels), N the 
 from __future__ import annotations
 
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
+from ft.data import IGNORE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-IGNORED: Final = -100
-"""The label of a token that is not supervised."""
 
 
 class PackedBatch(TypedDict):
@@ -49,9 +48,9 @@ def pack(features: Sequence[Mapping[str, Any]]) -> PackedBatch:
     lengths = [len(feature["input_ids"]) for feature in features]
     starts = [0, *accumulate(lengths)]
     labels = _flat(features, "labels", torch.long)
-    labels[torch.tensor([start for start in starts[:-1] if start < starts[-1]], dtype=torch.long)] = IGNORED
+    labels[torch.tensor([start for start in starts[:-1] if start < starts[-1]], dtype=torch.long)] = IGNORE
     cu_seqlens = torch.tensor(starts, dtype=torch.int32)
-    places = (labels != IGNORED).nonzero(as_tuple=True)[0]
+    places = (labels != IGNORE).nonzero(as_tuple=True)[0]
     positions = torch.cat([torch.arange(length) for length in lengths])
     batch = PackedBatch(
         input_ids=_flat(features, "input_ids", torch.long)[None],
@@ -86,7 +85,7 @@ def pad(batch: PackedBatch) -> dict[str, Tensor]:
     return {
         "input_ids": spread(tokens, 0),
         "attention_mask": spread(torch.ones_like(tokens), 0),
-        "labels": spread(batch["labels"][0], IGNORED),
+        "labels": spread(batch["labels"][0], IGNORE),
     }
 
 

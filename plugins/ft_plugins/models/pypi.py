@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
+from packaging.utils import canonicalize_name
+
 from ft.errors import ConfigError, DataError, EnvironmentProblem
 from ft.options import ModelOptions, cache_folder
 from ft_hookspecs import ModelFiles, hookimpl
@@ -69,7 +71,7 @@ def downloaded_files(requirement: str, cache: Path) -> list[Path]:
     A name without a version stays at the version found first; name a version to have another.
     """
     name, _, version = requirement.partition("==")
-    target = cache / "pypi" / "==".join(filter(None, (re.sub(r"[-_.]+", "-", name).lower(), version)))
+    target = cache / "pypi" / "==".join(filter(None, (canonicalize_name(name), version)))
     if not target.is_dir():
         with atomic_folder(target) as folder, TemporaryDirectory(dir=folder.parent) as wheels:
             unpack(download(requirement, Path(wheels)), folder)
