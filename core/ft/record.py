@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ft import __version__
@@ -16,8 +17,6 @@ from ft.config import redact, redact_text
 from ft.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ft_hookspecs import Plan, Run
 
 RUN_FILE: Final = "run.json"
@@ -135,7 +134,7 @@ def check_output_dir(plan: Plan) -> None:
     """Refuse to write into a folder that holds something, unless that was asked for.
 
     Raises:
-        ConfigError: ``output_dir`` is missing, a file, or not empty.
+        ConfigError: ``output_dir`` is missing, a file, or not empty, or the run starts from what it would remove.
     """
     where = str(plan.sources.get("output_dir", ""))
     if plan.output_dir is None:
@@ -150,3 +149,19 @@ def check_output_dir(plan: Plan) -> None:
             why="a run would overwrite what is in it",
             remedy="choose another output_dir, or say overwrite_output_dir=true or resume_from_checkpoint=true",
         )
+    if plan.get("overwrite_output_dir") and not plan.get("resume_from_checkpoint"):
+        _check_start(plan, plan.output_dir.resolve())
+
+
+def _check_start(plan: Plan, output_dir: Path) -> None:
+    """A checkpoint that the run starts from must not be among those that it removes."""
+    for key in ("model_name_or_path", "adapter_name_or_path"):
+        for name in str(plan.get(key) or "").split(","):
+            path = Path(name.strip()).resolve()
+            if any(parent.parent == output_dir and parent.match("checkpoint-*") for parent in (path, *path.parents)):
+                raise ConfigError(
+                    f"the run would remove what it starts from: {name.strip()}",
+                    where=str(plan.sources.get(key, "")),
+                    why=f"overwrite_output_dir removes the checkpoints of {plan.output_dir}",
+                    remedy="choose another output_dir, or go on with resume_from_checkpoint",
+                )

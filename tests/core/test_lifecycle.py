@@ -160,6 +160,14 @@ def test_evaluating_alone_takes_nothing_of_the_run_before(
     assert [row["event"] for row in rows_of(out)].count("final") == 2
 
 
+def test_what_a_run_starts_from_is_not_removed(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    execute(arguments(save_steps=1, max_steps=1))
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    with pytest.raises(Problems, match="remove what it starts from"):
+        execute(arguments(overwrite_output_dir=True, adapter_name_or_path=checkpoint))
+    assert (checkpoint / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("keys", "kind", "said"),
     [

@@ -32,7 +32,8 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             yield Problem(
                 f"trust_remote_code runs whatever stands at revision {revision!r} on the day",
                 why="code of others runs only from a pinned commit",
-                remedy="set model_revision to the 40 digits of the commit that you have reviewed",
+                remedy="take trust_remote_code out (most models need no code of their own), or set model_revision to "
+                "the 40 digits of the commit that you have reviewed",
                 keys=("trust_remote_code", "model_revision"),
             )
 
