@@ -33,9 +33,9 @@ class Journal:
         self.owns_folder = False
 
     def begin(self) -> None:
-        """Make the folder, and write the first record unless an earlier run's record stands there."""
+        """Make the folder, and write the first record unless an earlier run that began training left one there."""
         make_folder(self.run.output_dir)
-        self.owns_folder = not (self.run.output_dir / RUN_FILE).exists()
+        self.owns_folder = not (self.run.output_dir / RUN_FILE).exists() or is_as_good_as_empty(self.run.output_dir)
         if self.owns_folder:
             self.write("preparing")
 
@@ -76,6 +76,19 @@ class Journal:
 def own_paths(folder: Path) -> list[Path]:
     """What ft itself wrote into an earlier ``output_dir``."""
     return [path for name in OWN_FILES if (path := folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
+
+
+def is_as_good_as_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only the record of a run that failed before it trained: worth no refusal."""
+    if {path.name for path in folder.iterdir()} - {RUN_FILE}:
+        return False
+    try:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return record["status"] in ("preparing", "failed") and not record["metrics"]
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def describe(run: Run, status: str, started: float, error: BaseException | None) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def check_output_dir(plan: Plan) -> None:
     if plan.output_dir.is_file():
         raise ConfigError(f"output_dir {str(plan.output_dir)!r} is a file", where=where, remedy="name a folder")
     asked = plan.get("overwrite_output_dir") or plan.get("resume_from_checkpoint")
-    if not asked and plan.output_dir.is_dir() and any(plan.output_dir.iterdir()):
+    if not asked and plan.output_dir.is_dir() and not is_as_good_as_empty(plan.output_dir):
         raise ConfigError(
             f"output_dir {str(plan.output_dir)!r} is not empty",
             where=where,

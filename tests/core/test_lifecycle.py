@@ -202,6 +202,17 @@ def test_the_failure_is_recorded(arguments: Callable[..., list[str]], tmp_path: 
     assert "empty.jsonl" in record["error"]["message"]
 
 
+def test_a_run_that_failed_early_can_be_tried_again(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(DataError):
+        execute(arguments(dataset=empty))
+    execute(arguments(max_steps=1))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
+    with pytest.raises(Problems, match="not empty"):
+        execute(arguments(max_steps=1))
+
+
 def test_secrets_are_not_recorded(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     execute([*arguments(max_steps=1), "hf_hub_token=hf_abcdefghijklmnopqrstuvwxyz0123"])
     for path in (tmp_path / "out").rglob("*"):
