@@ -118,11 +118,29 @@ def render_whole(example: Example, template: Template, learned: tuple[bool, ...]
     """One rendering with the spans of all learned turns; ``None`` when the template is not prefix-stable there."""
     messages = example.messages
     text = template.render(messages, tools=example.tools)
+    _check_tools(example, template, text)
     if all(learned) and all(message.weight == 1 for message in messages):
         return Rendered(example, learned, text, (Span(0, len(text), 1.0),))
     spans = [turn_span(example, template, text, turn) for turn, is_learned in enumerate(learned) if is_learned]
     stable = [span for span in spans if span is not None]
     return Rendered(example, learned, text, tuple(stable)) if len(stable) == len(spans) else None
+
+
+def _check_tools(example: Example, template: Template, text: str) -> None:
+    """A template that knows no tools leaves them out without a word, and an answer that is only a call becomes empty.
+
+    Raises:
+        DataError: the name of a tool that is described or called does not stand in the text.
+    """
+    calls = [call for message in example.messages for call in message.tool_calls]
+    names = [each.get("function", each).get("name", "") for each in (*calls, *example.tools)]
+    if lost := next((name for name in names if name not in text), None):
+        raise DataError(
+            f"the chat template ({template.name}) does not write the tool {lost!r}",
+            where=example.where,
+            why="the model would learn a conversation without its tool calls",
+            remedy="choose a template that writes tools, or take the tools out of the row",
+        )
 
 
 def render_until(example: Example, template: Template, turn: int) -> Rendered:

@@ -97,6 +97,15 @@ def test_a_template_without_a_stable_prefix_is_refused(learn, tokenizer):
     assert "(odd)" in str(caught.value)
 
 
+@pytest.mark.parametrize("what", ["described", "called"])
+def test_a_template_that_leaves_out_tools_is_refused(template, tokenizer, what):
+    tool = {"type": "function", "function": {"name": "weather_of", "arguments": {}}}
+    answer = Message("assistant", "It rains.", tool_calls=(tool,) if what == "called" else ())
+    example = Example("rows.json:7", (Message("user", "Rain?"), answer), tools=(tool,) if what == "described" else ())
+    with pytest.raises(DataError, match=r"does not write the tool 'weather_of'[\s\S]*rows\.json:7"):
+        supervise(example, template, tokenizer, cutoff_len=500)
+
+
 def test_a_template_that_refuses_names_the_row(learn, tokenizer):
     refusing = ChatTemplate(tokenizer, "{{ raise_exception('no system messages') }}")
     with pytest.raises(DataError, match="no system messages") as caught:
