@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from ft.data.spans import Tokens
 
 T = TypeVar("T")
-
-VERSION: Final = 1
-"""Raised when the same content would give other tokens than before."""
 
 SAMPLES_AT_ONCE: Final = 1000
 """Rows of an Arrow batch; memory stays flat however large the data set is."""
@@ -60,7 +58,7 @@ def cached_dataset(
     Raises:
         EnvironmentProblem: the folder cannot be written.
     """
-    key = digest((str(VERSION), str(weighted), *key_parts))
+    key = digest((own_code(), str(weighted), *key_parts))
     folder = cache_dir / key[:32]
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,6 +75,12 @@ def cached_dataset(
     _merge(counts, json.loads((folder / "counts.json").read_text(encoding="utf-8"))["counts"])
     counts.fingerprint = key
     return _open(folder / "data.arrow")
+
+
+@cache
+def own_code() -> str:
+    """Digest of the modules that make tokens: a corrected rule must not be answered with what the old one made."""
+    return digest(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -53,6 +53,13 @@ def test_any_part_of_the_key_counts(cached, builds):
     assert len(builds) == 4
 
 
+def test_other_code_makes_other_tokens(cached, builds, monkeypatch):
+    cached("a")
+    monkeypatch.setattr("ft.data.cache.own_code", lambda: "corrected")
+    cached("a")
+    assert len(builds) == 2
+
+
 def test_weights_have_a_column(cached):
     dataset, _ = cached("a", weighted=True)
     assert dataset[1]["loss_weights"] == [0.5, 0.5]
