@@ -106,6 +106,12 @@ def test_evaluation_before_and_after(arguments: Callable[..., list[str]], data: 
     assert rows[-1]["eval_loss"] < rows[-1]["eval_loss_before"] - 0.3
 
 
+def test_a_best_metric_that_nobody_measures(arguments: Callable[..., list[str]], data: Path) -> None:
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": "true"}
+    with pytest.raises(ConfigError, match=r"eval_accuracy is not measured[\s\S]*eval_loss"):
+        execute(arguments(eval_dataset=data, max_steps=2, metric_for_best_model="accuracy", **steps))
+
+
 def test_the_last_evaluation_is_not_made_twice(arguments: Callable[..., list[str]], data: Path, tmp_path: Path) -> None:
     execute(arguments(eval_dataset=data, eval_strategy="epoch"))
     rows = rows_of(tmp_path / "out")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import PrinterCallback
 
+from ft.errors import ConfigError, did_you_mean
 from ft.training.arguments import refused
 from ft.training.engine import Engine
 from ft.training.packing import PackedBatch, pack, per_sequence
@@ -174,6 +175,18 @@ class PackedTrainer(SavingTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]  # untyped base
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)  # type: ignore[no-any-return]  # untyped base
+        except KeyError as error:
+            name = str(self.args.metric_for_best_model).removeprefix("eval_")
+            measured = sorted(key for key in metrics if not key.endswith(("_runtime", "_per_second")))
+            raise ConfigError(
+                f"metric_for_best_model: eval_{name} is not measured",
+                why=f"the evaluation gives {', '.join(measured)}",
+                remedy=did_you_mean(name, measured) or "name one of them",
+            ) from error
 
     # ---- logging and saving
 
