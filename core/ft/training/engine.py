@@ -29,9 +29,9 @@ CHECK_SEQUENCES: Final = 2
 CHECK_TOKENS: Final = 64
 """What the self-check costs at most: two forwards of this many sequences of this many tokens, once."""
 
-TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Mean difference of log-probabilities that rounding explains: a forward of thirty layers in that dtype stays a few
-times below, a sequence that sees its neighbour lies above."""
+TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 0.3, torch.float16: 0.05}
+"""Mean difference of log-probabilities that rounding explains. Kernels that round differently lie 0.05 to 0.08 apart in
+bf16 over thirty layers (the logits themselves are rounded to 1/8); a sequence that sees its neighbour, above 1."""
 
 
 class Engine:
