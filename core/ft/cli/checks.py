@@ -113,8 +113,9 @@ def packages() -> Iterator[Finding]:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement)
     for extra in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ():
-        members = [one for one in required if one.marker and one.marker.evaluate({"extra": extra})]
-        members = [one for one in members if not one.marker.evaluate({"extra": ""}) and one.name != DISTRIBUTION]  # type: ignore[union-attr]
+        optional = [one for one in required if one.marker and not one.marker.evaluate({"extra": ""})]
+        members = [one for one in optional if one.marker and one.marker.evaluate({"extra": extra})]
+        members = [one for one in members if one.name != DISTRIBUTION]
         if extra != "dev":
             yield _extra(extra, members)
 
