@@ -115,6 +115,9 @@ def load_model(run: Run, plugins: PluginManager) -> None:
 
 def change_model(run: Run, plugins: PluginManager) -> None:
     """``ft_quantize_model`` → ``ft_adapt_model`` → ``ft_accelerate_model``, each on what the one before returned."""
+    from transformers import set_seed
+
+    set_seed(run.plan.get("seed", 42))  # new weights (an adapter's, a head's) are the same for the same seed
     for hook in ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model"):
         surgery.apply(run, plugins, hook)
     surgery.check_something_trains(run)

@@ -116,6 +116,25 @@ class DataOptions(PluginOptions):
         return self
 
 
+class GenerationOptions(PluginOptions):
+    """How text is generated, wherever a run generates: predictions, rollouts, conversations."""
+
+    do_sample: bool = Field(default=True, description="Draw tokens at random; off: always take the likeliest.")
+    temperature: float = Field(default=0.95, gt=0, description="Divides the logits before drawing.")
+    top_p: float = Field(default=0.7, gt=0, le=1, description="Draw among the likeliest tokens of this joint share.")
+    top_k: int = Field(default=50, ge=0, description="Draw among this many likeliest tokens; 0: among all.")
+    num_beams: int = Field(default=1, ge=1, description="Beams of beam search; 1: none.")
+    max_length: int | None = Field(
+        default=None, gt=0, description="Prompt and answer together, in tokens; `max_new_tokens` overrules it."
+    )
+    max_new_tokens: int | None = Field(
+        default=None, gt=0, description="Longest answer, in tokens. Unset: `max_length` counts, or 1024."
+    )
+    repetition_penalty: float = Field(default=1.0, gt=0, description="Divides the logits of tokens already there.")
+    length_penalty: float = Field(default=1.0, description="Exponent of the length in scoring beams.")
+    skip_special_tokens: bool = Field(default=True, description="Leave special tokens out of decoded answers.")
+
+
 class RunOptions(PluginOptions):
     """What the run does and where it writes."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ft.combinations import combination_problems
 from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
-from ft.options import DataOptions, ModelOptions, RunOptions
+from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selectors, select
 from ft.record import check_output_dir
 from ft.training.precision import precision_problems
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Owned = tuple[type[PluginOptions], str]
 
-CORE: tuple[Owned, ...] = ((RunOptions, "ft"), (ModelOptions, "ft"), (DataOptions, "ft"))
+CORE: tuple[Owned, ...] = tuple((model, "ft") for model in (RunOptions, ModelOptions, DataOptions, GenerationOptions))
 ERRORS: dict[int, type[FtError]] = {2: ConfigError, 3: PluginError, 4: DataError, 5: EnvironmentProblem}
 
 

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from ft.training.checkpoints import checkpoint_to_resume, latest_checkpoint
     from ft.training.engine import Engine, evaluating
     from ft.training.generation import generate
+    from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
-    from ft.training.trainer import PackedTrainer, evaluate_loss
+    from ft.training.trainer import PackedTrainer
 
 _HOMES: Final = {
     "Engine": "engine",
@@ -23,7 +24,8 @@ _HOMES: Final = {
     "PackedTrainer": "trainer",
     "checkpoint_to_resume": "checkpoints",
     "choose_dtype": "precision",
-    "evaluate_loss": "trainer",
+    "evaluate_loss": "measures",
+    "evaluate_measures": "measures",
     "evaluating": "engine",
     "generate": "generation",
     "latest_checkpoint": "checkpoints",
@@ -41,6 +43,7 @@ __all__ = [
     "checkpoint_to_resume",
     "choose_dtype",
     "evaluate_loss",
+    "evaluate_measures",
     "evaluating",
     "generate",
     "latest_checkpoint",

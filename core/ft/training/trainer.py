@@ -17,8 +17,8 @@ from transformers.trainer_callback import PrinterCallback
 from ft.errors import ConfigError, did_you_mean
 from ft.training.arguments import refused
 from ft.training.engine import Engine
-from ft.training.packing import PackedBatch, pack, per_sequence
-from ft.training.saving import SavingTrainer
+from ft.training.measures import MeasuringTrainer
+from ft.training.packing import PackedBatch, pack
 from ft.training.signals import StopOnSignal
 from ft.training.throughput import Throughput
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from typing import Self
 
     from torch.optim import Optimizer
-    from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback, TrainingArguments
 
     from ft_hookspecs import Run
 
 
-class PackedTrainer(SavingTrainer):
+class PackedTrainer(MeasuringTrainer):
     """A ``transformers.Trainer`` whose step is packed wherever the model allows it.
 
-    A stage with another loss overrides :meth:`loss`, and :meth:`collate` when its features are not sequences.
+    A stage with another loss overrides :meth:`loss`; :meth:`items` when it is no mean over labels; :meth:`collate` when
+    its features are not sequences; and :meth:`measure` to evaluate more than the cross-entropy.
 
     Args:
         model: a causal language model, perhaps inside PEFT.
@@ -67,10 +68,10 @@ class PackedTrainer(SavingTrainer):
         self.optimizer_factory = optimizer_factory
         self.throughput = Throughput()
         self.stopper = StopOnSignal()
-        super().__init__(model, args, **{"data_collator": self.collate, "compute_metrics": label_mean, **kwargs})
+        super().__init__(model, args, **{"data_collator": self.collate, **kwargs})
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stopper)
-        self.model_accepts_loss_kwargs = True  # so that the labels of the whole step are counted, whichever model
+        self.model_accepts_loss_kwargs = True  # the loss is normalised by the whole step, not by accumulation
         self._dense_parameters = self.model.num_parameters(exclude_embeddings=True)
 
     @classmethod
@@ -98,8 +99,15 @@ class PackedTrainer(SavingTrainer):
         """A batch of features as one packed row."""
         return pack(features)
 
+    def items(self, batch: PackedBatch) -> int:
+        """How many items the loss of this batch is a sum over, known on the host: its labels."""
+        return len(batch["targets"])
+
     def loss(self, model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:
-        """The loss of one micro-batch: a sum over it, divided by the labels of the whole optimizer step."""
+        """The loss of one micro-batch: a sum over its items, divided by the items of the whole optimizer step.
+
+        What else is to be logged of the batch goes into ``self.averages``.
+        """
         return self.engine.cross_entropy(batch, normaliser, model)
 
     # ---- training
@@ -111,13 +119,21 @@ class PackedTrainer(SavingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """:meth:`loss`, scaled so that averaging gradients over processes makes it a mean over all their labels."""
+        """:meth:`loss`, scaled so that averaging gradients over processes makes it a mean over all their items."""
         self.engine.check(inputs, model)
-        normaliser = len(inputs["targets"]) if num_items_in_batch is None else num_items_in_batch
+        normaliser = self.items(inputs) if num_items_in_batch is None else num_items_in_batch
         loss = self.loss(model, inputs, normaliser)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, {}) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[PackedBatch], device: torch.device) -> Tensor:
+        """The items of one optimizer step, over accumulation and processes; transformers would count labels."""
+        items = torch.tensor(float(sum(map(self.items, batch_samples))), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self._over_processes(items)
+        duplicates: int = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # processes with the same batch
+        return items / duplicates
 
     def training_step(self, model: nn.Module, inputs: PackedBatch, num_items_in_batch: Any = None) -> Tensor:
         self.throughput.add(inputs["input_ids"].shape[1])
@@ -153,25 +169,6 @@ class PackedTrainer(SavingTrainer):
 
     # ---- evaluation
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: PackedBatch,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, Tensor, Tensor]:
-        """Σ -log p(label) and the number of labels of each sequence: (S,) and (S,).
-
-        A row for each example lets the loop drop those that a distributed sampler repeated.
-        """
-        batch: PackedBatch = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            self.engine.check(batch, model)
-            losses = -self.engine.log_probs(batch, model)
-        weights = batch.get("weights")
-        losses = losses if weights is None else losses * weights
-        return None, per_sequence(batch, losses), per_sequence(batch, torch.ones_like(losses))
-
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]  # untyped base
@@ -194,6 +191,7 @@ class PackedTrainer(SavingTrainer):
         """Adds ``tokens_per_second`` and ``num_input_tokens_seen``, over all processes, to each row of training."""
         if "loss" in logs:
             self.before_saving()
+            logs.update(self.averages.take(self._over_processes))
             logs["tokens_per_second"] = round(self.throughput.rate(), 1)
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
@@ -201,42 +199,20 @@ class PackedTrainer(SavingTrainer):
     def before_saving(self) -> None:
         """Move the tokens that are in no total yet, of all processes, into the state."""
         tokens, self.throughput.pending = self.throughput.pending, 0
-        if self.args.world_size > 1:
-            tokens = int(self.accelerator.reduce(torch.tensor(tokens, device=self.args.device)).item())
+        tokens = int(self._over_processes(torch.tensor(tokens, device=self.args.device)).item())
         self.throughput.counted += tokens
         self.state.num_input_tokens_seen += tokens
 
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        total: Tensor = self.accelerator.reduce(values) if self.args.world_size > 1 else values
+        return total
+
     def saving(self) -> AbstractContextManager[None]:
         return self.throughput.paused()
-
-
-def label_mean(prediction: EvalPrediction) -> dict[str, float]:
-    """The mean loss over every label of the evaluation data."""
-    return {"loss": float(prediction.predictions.sum() / prediction.label_ids.sum())}
 
 
 def _eval_dataset(run: Run) -> Any:
     """One set plainly, so that its loss is ``eval_loss``; several by name, as ``eval_<name>_loss``."""
     sets = list(run.eval_datasets.values())
     return sets[0] if len(sets) == 1 else run.eval_datasets or None
-
-
-def evaluate_loss(run: Run, trainer: Trainer, when: str) -> dict[str, float]:
-    """``eval_loss`` of each evaluation set, named ``…_before`` before training; nothing without evaluation data.
-
-    After training, what the trainer has measured at the last step is not measured again.
-    """
-    if not run.eval_datasets:
-        return {}
-    metrics: Mapping[str, float] = (when == "after" and _measured(trainer)) or trainer.evaluate()
-    suffix = "_before" if when == "before" else ""
-    return {f"{name}{suffix}": value for name, value in metrics.items() if name.endswith("_loss")}
-
-
-def _measured(trainer: Trainer) -> dict[str, float]:
-    """The evaluation of the weights as they are now, if it stands in the log; one set for a row."""
-    if trainer.args.load_best_model_at_end:
-        return {}
-    last = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step > 0]
-    measured = {name: value for row in last for name, value in row.items() if name.startswith("eval_")}
-    return measured if any(name.endswith("_loss") for name in measured) else {}

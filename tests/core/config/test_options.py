@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ft.options import DataOptions, ModelOptions, RunOptions, cache_folder
+from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions, cache_folder
 
 
-@pytest.mark.parametrize("model", [ModelOptions, DataOptions, RunOptions])
+@pytest.mark.parametrize("model", [ModelOptions, DataOptions, GenerationOptions, RunOptions])
 def test_every_key_is_described(model: type[ModelOptions]) -> None:
     assert all(info.description for info in model.model_fields.values())
 
