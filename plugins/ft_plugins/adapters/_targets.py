@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ft.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
@@ -17,12 +17,13 @@ SHOWN: Final = 8
 """Module names in an error message."""
 
 
-def linear_layers(model: PreTrainedModel) -> list[str]:
+def linear_layers(model: nn.Module) -> list[str]:
     """Every linear layer but the head, quantised or not (their classes keep the word in their name)."""
     from torch import nn
+    from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()
@@ -39,7 +40,15 @@ def adaptable(module: nn.Module) -> bool:
     return isinstance(module, kinds) or "Linear" in type(module).__name__
 
 
-def find(model: PreTrainedModel, names: Sequence[str], key: str, where: str, *, whole: bool = False) -> list[str]:
+def find(
+    model: nn.Module,
+    names: Sequence[str],
+    key: str,
+    where: str,
+    *,
+    whole: bool = False,
+    excluding: Callable[[str], bool] = lambda _: False,
+) -> list[str]:
     """The modules that ``names`` mean: ``all``, the end of a module's name, or the whole of it.
 
     Args:
@@ -48,12 +57,13 @@ def find(model: PreTrainedModel, names: Sequence[str], key: str, where: str, *, 
         key: the configuration key, for messages.
         where: its place.
         whole: any module can be meant, because it trains as a whole; else only those that LoRA has a layer for.
+        excluding: modules, by their names, that cannot be meant.
 
     Raises:
         ConfigError: a name that means no module; says which are near.
     """
     modules = dict(model.named_modules())
-    known = [name for name, module in modules.items() if name and (whole or adaptable(module))]
+    known = [name for name, module in modules.items() if name and not excluding(name) and (whole or adaptable(module))]
     found: dict[str, None] = {}
     wrong = []
     for name in names:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ft.options import ModelOptions
+from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,27 @@ def cast_trainable(model: nn.Module, plan: Plan) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def run_in(module: nn.Module, outside: torch.dtype) -> None:
+    """Let a module whose float32 weights train compute as the model around it does, which is in another format.
+
+    Under autocast, as mixed precision does it: weights and their gradients stay as they are, products are in
+    ``outside``, and so is the result.
+    """
+    import torch
+
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if dtypes <= {outside}:
+        return
+    own = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        device = next(module.parameters()).device.type
+        with torch.autocast(device, dtype=outside):
+            return _cast(own(*args, **kwargs), outside)
+
+    module.forward = forward  # as accelerate wraps it: hooks and checkpointing go on
+
+
 def bridge(module: nn.Module, outside: torch.dtype) -> None:
     """Let a module that trains in one dtype stand in a model of another: inputs are cast in, results cast out."""
     inside = next(module.parameters()).dtype
@@ -50,6 +72,25 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, tuple):
         return tuple(_cast(item, dtype) for item in value)
     return value.to(dtype) if getattr(value, "is_floating_point", bool)() else value
+
+
+def whole_weights_problems(plan: Plan, tuning: str) -> Iterator[Problem]:
+    """What cannot be combined with a tuning of the model's own weights, called ``tuning``."""
+    options = plan.of(ModelOptions)
+    if options.adapter_name_or_path:
+        yield Problem(
+            f"{tuning} cannot start from an adapter",
+            why="there would be no adapter left to go on with",
+            remedy="set finetuning_type: lora, or merge the adapter into the model first",
+            keys=("adapter_name_or_path",),
+        )
+    if quantizer := plan.plugin("quantizers"):
+        yield Problem(
+            f"{tuning} cannot train weights quantised by {quantizer.name!r}",
+            why="quantised weights have no gradient",
+            remedy="set finetuning_type: lora, or leave quantisation out",
+            keys=("finetuning_type", "quantization_method", "quantization_bit"),
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from ft.errors import ConfigError
 from ft.modeling import trainable_report
 from ft.options import ModelOptions
 from ft_hookspecs import Change, Problem, hookimpl
-from ft_plugins.adapters._weights import cast_trainable, plain_config, training_dtype
+from ft_plugins.adapters._weights import cast_trainable, plain_config, training_dtype, whole_weights_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 def ft_check(plan: Plan) -> Iterable[Problem]:
     """Adapters, and weights in a format too coarse to be trained."""
     options = plan.of(ModelOptions)
-    if options.adapter_name_or_path:
-        yield Problem(
-            "full tuning cannot start from an adapter",
-            why="there would be no adapter left to go on with",
-            remedy="set finetuning_type: lora, or merge the adapter into the model first",
-            keys=("adapter_name_or_path",),
-        )
     if options.dtype in ("bfloat16", "float16") and not (options.pure_bf16 and options.dtype == "bfloat16"):
         yield Problem(
             f"full tuning in {options.dtype} weights",
@@ -38,13 +31,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             remedy="leave dtype out (float32 weights; bf16: true computes in bfloat16), or set pure_bf16: true",
             keys=("dtype",),
         )
-    if quantizer := plan.plugin("quantizers"):
-        yield Problem(
-            f"full tuning cannot train weights quantised by {quantizer.name!r}",
-            why="quantised weights have no gradient",
-            remedy="set finetuning_type: lora, or leave quantisation out",
-            keys=("finetuning_type", "quantization_method", "quantization_bit"),
-        )
+    yield from whole_weights_problems(plan, "full tuning")
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ft.options import ModelOptions
 from ft.testing import save_tiny_model
 from ft_hookspecs import ModelFiles, Plan, PluginInfo, Run, Source
+from ft_plugins.adapters.freeze import FreezeOptions
 from ft_plugins.adapters.lora import LoraOptions
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_of(base: Path) -> Callable[..., Run]:
     def make(plugins: tuple[PluginInfo, ...] = (), folder: Path = base, **values: Any) -> Run:
-        lora = {key: value for key, value in values.items() if key in LoraOptions.model_fields}
-        rest = {key: value for key, value in values.items() if key not in lora}
-        models = (ModelOptions(model_name_or_path=str(folder), **rest), LoraOptions(**lora))
+        own = (LoraOptions, FreezeOptions)
+        given = [{key: value for key, value in values.items() if key in model.model_fields} for model in own]
+        rest = {key: value for key, value in values.items() if not any(key in each for each in given)}
+        adapters = [model(**each) for model, each in zip(own, given, strict=True)]
+        models = (ModelOptions(model_name_or_path=str(folder), **rest), *adapters)
         flat = {key: value for model in models for key, value in model.model_dump().items()}
         sources = {key: Source("file", f"run.yaml:{line}") for line, key in enumerate(values, 1)}
         return Run(Plan(flat, sources, plugins, models, None), model_files=ModelFiles(str(folder)))
