@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from itertools import islice
@@ -25,47 +26,46 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
-    from ft.data.spans import Tokens
-
 T = TypeVar("T")
+
+Sample = Mapping[str, Any]
+"""A value for every column."""
 
 SAMPLES_AT_ONCE: Final = 1000
 """Rows of an Arrow batch; memory stays flat however large the data set is."""
 
 
 def cached_dataset(
-    build: Callable[[DataCounts], Iterable[Tokens]],
+    build: Callable[[DataCounts], Iterable[Sample]],
     *,
+    columns: Mapping[str, str],
     key_parts: Iterable[str],
     cache_dir: Path,
     counts: DataCounts,
     overwrite: bool = False,
-    weighted: bool = False,
 ) -> Dataset:
     """The samples that ``build`` gives, from the cache if they are there.
 
     Args:
-        build: makes the samples; counts what it drops and cuts in the record it is given.
+        build: makes the samples, each a value for every column; counts what it drops and cuts in the record it is
+            given.
+        columns: the Arrow type of each column by its name: ``int32``, ``bool``, ``string``, ``list<int32>`` …
         key_parts: everything that the samples depend on.
         cache_dir: one folder for all contents; made when missing.
         counts: receives what ``build`` counted, also when the samples come from the cache, and the fingerprint.
         overwrite: build even if the cache has them.
-        weighted: whether there is a column ``loss_weights``.
-
-    Returns:
-        Columns ``input_ids`` and ``labels`` (int32), ``length``, and ``loss_weights`` (float32) if weighted.
 
     Raises:
         EnvironmentProblem: the folder cannot be written.
     """
-    key = digest((own_code(), str(weighted), *key_parts))
+    key = digest((own_code(), repr(sorted(columns.items())), *key_parts))
     folder = cache_dir / key[:32]
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     if not is_intact(folder):
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            _fill(folder, build, weighted)
+            _fill(folder, build, columns)
         except OSError as error:
             raise EnvironmentProblem(
                 f"the tokenised data cannot be written: {error.strerror or error}",
@@ -117,12 +117,12 @@ def _file_digest(path: Path) -> str:
     return str(blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest())
 
 
-def _fill(folder: Path, build: Callable[[DataCounts], Iterable[Tokens]], weighted: bool) -> None:
+def _fill(folder: Path, build: Callable[[DataCounts], Iterable[Sample]], columns: Mapping[str, str]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
         counts = DataCounts()
         data = temporary / "data.arrow"
-        _write(data, build(counts), weighted)
+        _write(data, build(counts), columns)
         stated = {"blake3": _file_digest(data), "counts": asdict(counts)}
         (temporary / "counts.json").write_text(json.dumps(stated, indent=1), encoding="utf-8")
         _put(temporary, folder)
@@ -142,26 +142,22 @@ def _put(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _write(path: Path, samples: Iterable[Tokens], weighted: bool) -> None:
+def _write(path: Path, samples: Iterable[Sample], columns: Mapping[str, str]) -> None:
     import pyarrow as pa
 
-    ids = pa.list_(pa.int32())
-    fields = [("input_ids", ids), ("labels", ids), ("length", pa.int32())]
-    schema = pa.schema([*fields, ("loss_weights", pa.list_(pa.float32()))] if weighted else fields)
+    schema = pa.schema([(name, arrow_type(type_name)) for name, type_name in columns.items()])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in batched(samples, SAMPLES_AT_ONCE):
-            writer.write_batch(pa.RecordBatch.from_pydict(_columns(batch, weighted), schema=schema))
+            table = {name: [sample[name] for sample in batch] for name in columns}
+            writer.write_batch(pa.RecordBatch.from_pydict(table, schema=schema))
 
 
-def _columns(batch: list[Tokens], weighted: bool) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        "input_ids": [sample.input_ids for sample in batch],
-        "labels": [sample.labels for sample in batch],
-        "length": [len(sample.input_ids) for sample in batch],
-    }
-    if weighted:
-        columns["loss_weights"] = [sample.loss_weights or [1.0] * len(sample.labels) for sample in batch]
-    return columns
+def arrow_type(name: str) -> Any:
+    """The Arrow type that ``name`` writes: a scalar type, or ``list<…>`` of one."""
+    import pyarrow as pa
+
+    element = name.removeprefix("list<").removesuffix(">")
+    return pa.list_(pa.type_for_alias(element)) if element != name else pa.type_for_alias(name)
 
 
 def _open(path: Path) -> Dataset:

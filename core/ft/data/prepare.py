@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.data.cache import batched, cached_dataset, digest
-from ft.data.spans import Supervision
+from ft.data.spans import COLUMNS, Supervision
 from ft.data.tokens import blocks, supervise_batch
 from ft.errors import DataError
 from ft.options import DataOptions, cache_folder
@@ -107,12 +107,12 @@ def _cached(
     folder = options.tokenized_path or cache_folder(run.plan.get("cache_dir")) / "tokens"
     known = [part for part in parts if part is not None]
     return cached_dataset(
-        build,
+        lambda made: (tokens.row(weighted=weighted) for tokens in build(made)),
+        columns={**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS,
         key_parts=(*known, tokenizer_text(run.tokenizer), digest(map(content, examples))),
         cache_dir=Path(folder),
         counts=counts,
         overwrite=options.overwrite_cache or len(known) < len(parts),
-        weighted=weighted,
     )
 
 

@@ -28,6 +28,9 @@ IGNORE: Final = -100
 
 EXPANDED: Final = "conversations made one sample for each answer, because the template changes earlier turns"
 
+COLUMNS: Final = {"input_ids": "list<int32>", "labels": "list<int32>", "length": "int32"}
+"""The columns of tokenised sequences and their Arrow types; with weighted messages also ``loss_weights``."""
+
 Truncation = Literal["proportional", "left", "right", "drop"]
 
 
@@ -38,6 +41,11 @@ class Tokens:
     input_ids: list[int]
     labels: list[int]
     loss_weights: list[float] | None = None
+
+    def row(self, *, weighted: bool) -> dict[str, Any]:
+        """A value for each of :data:`COLUMNS`, and ``loss_weights`` if ``weighted``."""
+        row = {"input_ids": self.input_ids, "labels": self.labels, "length": len(self.input_ids)}
+        return {**row, "loss_weights": self.loss_weights or [1.0] * len(self.labels)} if weighted else row
 
     @property
     def supervised(self) -> int:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ft.data import ChatTemplate, cached_dataset, prepare_supervised, prepare_text
-from ft.data.spans import Tokens
+from ft.data.spans import COLUMNS, Tokens
 from ft.errors import ConfigError, DataError, EnvironmentProblem
 from ft_hookspecs import DataCounts, Example, Message, Run
 
@@ -23,11 +23,12 @@ def cached(tmp_path, builds):
             made.drop("why not")
             for ids in samples:
                 made.tokens += len(ids)
-                yield Tokens(list(ids), [-100, *ids[1:]], [0.5] * len(ids) if weighted else None)
+                yield Tokens(list(ids), [-100, *ids[1:]], [0.5] * len(ids)).row(weighted=weighted)
 
         dataset = cached_dataset(
-            build, key_parts=key, cache_dir=tmp_path / "c", counts=counts, weighted=weighted, overwrite=overwrite
-        )
+            build, columns={**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS, key_parts=key,
+            cache_dir=tmp_path / "c", counts=counts, overwrite=overwrite,
+        )  # fmt: skip
         return dataset, counts
 
     return cached
