@@ -13,12 +13,12 @@ from ft.errors import DataError
 from ft.options import DataOptions, cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from ft.data.spans import Tokens
+    from ft.data.cache import Sample
     from ft_hookspecs import DataCounts, Example, Run, Template
 
 
@@ -51,13 +51,16 @@ def prepare_supervised(
     supervision = Supervision(options.cutoff_len, options.truncation, train_on_prompt, mask_history, options.on_bad_row)
     conversations = list(examples)
 
-    def build(made: DataCounts) -> Iterator[Tokens]:
-        for batch in batched(conversations, options.preprocessing_batch_size):
-            yield from supervise_batch(batch, template, tokenizer, supervision, made)
-
-    depends_on = (repr(supervision), template_text(template), "\n".join(template.stop))
     weighted = any(message.weight != 1 for example in conversations for message in example.messages)
-    return _cached(run, build, ("supervised", *depends_on), conversations, counts, weighted)
+
+    def build(made: DataCounts) -> Iterator[Sample]:
+        for batch in batched(conversations, options.preprocessing_batch_size):
+            samples = supervise_batch(batch, template, tokenizer, supervision, made)
+            yield from (tokens.row(weighted=weighted) for tokens in samples)
+
+    columns = {**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS
+    depends_on = ("supervised", repr(supervision), template_text(template), "\n".join(template.stop))
+    return cached(run, build, columns, depends_on, conversations, counts)
 
 
 def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
@@ -73,11 +76,11 @@ def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts) -> D
     options = run.plan.of(DataOptions)
     documents = list(examples)
 
-    def build(made: DataCounts) -> Iterator[Tokens]:
+    def build(made: DataCounts) -> Iterator[Sample]:
         batches = batched(map(plain_text, documents), options.preprocessing_batch_size)
-        return blocks(batches, tokenizer, options.cutoff_len, made)
+        return (block.row(weighted=False) for block in blocks(batches, tokenizer, options.cutoff_len, made))
 
-    return _cached(run, build, ("text", str(options.cutoff_len)), documents, counts, weighted=False)
+    return cached(run, build, COLUMNS, ("text", str(options.cutoff_len)), documents, counts)
 
 
 def plain_text(example: Example) -> str:
@@ -92,33 +95,39 @@ def plain_text(example: Example) -> str:
     return example.text
 
 
-def _cached(
+def cached(
     run: Run,
-    build: Callable[[DataCounts], Iterable[Tokens]],
-    parts: tuple[str | None, ...],
-    examples: list[Example],
+    build: Callable[[DataCounts], Iterable[Sample]],
+    columns: Mapping[str, str],
+    parts: Iterable[str | None],
+    examples: Iterable[Example],
     counts: DataCounts,
-    weighted: bool,
 ) -> Dataset:
-    """Cached by the content of the examples: whatever file, format or split they came from."""
+    """Cached by the content of the examples: whatever file, format or split they came from.
+
+    ``parts`` is what the samples depend on besides the examples and the tokenizer; with a ``None`` among them nothing
+    is read from the cache.
+    """
     options = run.plan.of(DataOptions)
     if options.preprocessing_num_workers:
         run.decide("preprocessing_num_workers has no effect: tokenising uses all cores in one process")
     folder = options.tokenized_path or cache_folder(run.plan.get("cache_dir")) / "tokens"
-    known = [part for part in parts if part is not None]
+    given = list(parts)
+    known = [part for part in given if part is not None]
     return cached_dataset(
-        lambda made: (tokens.row(weighted=weighted) for tokens in build(made)),
-        columns={**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS,
+        build,
+        columns=columns,
         key_parts=(*known, tokenizer_text(run.tokenizer), digest(map(content, examples))),
         cache_dir=Path(folder),
         counts=counts,
-        overwrite=options.overwrite_cache or len(known) < len(parts),
+        overwrite=options.overwrite_cache or len(known) < len(given),
     )
 
 
 def content(example: Example) -> str:
     """Everything of an example that its tokens depend on; not where it stands."""
-    return repr((example.messages, example.text, example.tools))
+    given = (example.messages, example.text, example.tools, example.chosen, example.rejected, example.desirable)
+    return repr(given)
 
 
 def template_text(template: Template) -> str | None:

@@ -154,10 +154,19 @@ def _check_tools(example: Example, template: Template, text: str) -> None:
 def render_until(example: Example, template: Template, turn: int) -> Rendered:
     """The conversation up to one learned turn, as inference sees it."""
     shorter = replace(example, messages=example.messages[: turn + 1])
-    rendered = render_whole(shorter, template, (*(False,) * turn, True))
+    return render_exactly(shorter, template, (*(False,) * turn, True))
+
+
+def render_exactly(example: Example, template: Template, learned: tuple[bool, ...]) -> Rendered:
+    """One rendering with the spans of all learned turns.
+
+    Raises:
+        DataError: the template is not prefix-stable there.
+    """
+    rendered = render_whole(example, template, learned)
     if rendered is None:
         raise DataError(
-            f"the chat template ({template.name}) does not show where message {turn + 1} begins",
+            f"the chat template ({template.name}) does not show where message {learned.index(True) + 1} begins",
             where=example.where,
             why="the text before an answer, with the generation prompt, is not a prefix of the text with the answer",
             remedy="choose another template, or take the thoughts or tool calls out of the row",
