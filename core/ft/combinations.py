@@ -24,6 +24,13 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
         )
     if plan.get("do_predict") and not manager.implementers("ft_predict"):
         yield Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",))
+    if "reward_model" in plan.values and not (plan.get("reward_model") or manager.implementers("ft_reward")):
+        yield Problem(
+            "nothing gives a reward",
+            why="there is neither a reward_model nor a plugin that implements ft_reward",
+            remedy="set reward_model to what stage: rm saved, or add a plugin (plugins: my_reward.py)",
+            keys=("reward_model", "stage"),
+        )
     yield from _evaluation(plan, manager)
     if plan.get("load_best_model_at_end"):
         yield from _best(plan)

@@ -14,12 +14,12 @@ from ft.record import Journal
 from ft_hookspecs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from datasets import Dataset
 
     from ft.plugins import PluginManager
-    from ft_hookspecs import DataCounts, Example, Plan
+    from ft_hookspecs import DataCounts, Example, Plan, PluginInfo
 
 
 def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda _: None) -> Run:
@@ -126,16 +126,23 @@ def change_model(run: Run, plugins: PluginManager) -> None:
 def build_trainer(run: Run, plugins: PluginManager) -> None:
     """``ft_callbacks`` are collected; the stage's ``ft_build_trainer`` makes the trainer.
 
-    The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer``.
+    The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer`` and ``ft_reward`` through
+    ``run.rewarders``.
     """
     from ft.training.rows import RowCallback
 
     callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
     rows = RowCallback(run, plugins)
+    run.rewarders = {info: rewarder(run, plugins, info) for info in plugins.implementers("ft_reward")}
     run.make_optimizer = lambda model: plugins.hook.ft_create_optimizer(run=run, model=model)
     run.trainer = plugins.hook.ft_build_trainer(run=run, callbacks=[rows, *callbacks])
     if run.trainer is None:
         raise PluginError(f"the stage {run.plan.get('stage')!r} builds no trainer", remedy="implement ft_build_trainer")
+
+
+def rewarder(run: Run, plugins: PluginManager, info: PluginInfo) -> Callable[[list[str], list[str]], Sequence[float]]:
+    """One plugin's ``ft_reward`` as a function of prompts and answers."""
+    return lambda prompts, answers: plugins.call(info, "ft_reward", run=run, prompts=prompts, answers=answers)
 
 
 def open_record(run: Run, journal: Journal) -> None:

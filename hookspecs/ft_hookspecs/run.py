@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
     from torch import nn
@@ -122,7 +122,8 @@ class Run:
     """A run as it unfolds: the frozen plan, and what the phases have produced so far.
 
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
-    shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training.
+    shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training;
+    ``rewarders`` are the plugins that implement ``ft_reward``, each with a function of prompts and answers.
     """
 
     plan: Plan
@@ -137,6 +138,7 @@ class Run:
     model: PreTrainedModel | nn.Module | None = None
     changes: list[tuple[PluginInfo, Change]] = field(default_factory=list)
     make_optimizer: Callable[[nn.Module], Optimizer | None] = _no_optimizer
+    rewarders: dict[PluginInfo, Callable[[list[str], list[str]], Sequence[float]]] = field(default_factory=dict)
     trainer: Trainer | None = None
     decisions: list[str] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -142,6 +142,16 @@ def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer | None:
 
 
 @hookspec
+def ft_reward(run: Run, prompts: list[str], answers: list[str]) -> Iterable[float]:
+    """One number for each answer, the better the higher. Several plugins' rewards, and the reward model's, add up.
+
+    Called for each rollout of a stage that learns from rewards. Texts are plain: a prompt is rendered and ends where
+    its answer begins.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """One row of metrics: ``event`` (``train``, ``eval``, ``final``), ``step``, ``epoch`` and the values.
 

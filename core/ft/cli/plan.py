@@ -25,7 +25,7 @@ PHASES: Final = (
     ("data", ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset")),
     ("load", ("ft_model_load_options", "ft_load_model")),
     ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
-    ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_log")),
+    ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_reward", "ft_log")),
     ("save", ("ft_save_model",)),
     ("evaluate, predict", ("ft_evaluate", "ft_predict")),
     ("end", ("ft_run_finished", "ft_run_failed")),

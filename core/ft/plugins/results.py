@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any, Final
 
 from ft.errors import PluginError
@@ -40,6 +42,10 @@ def _several(of: Test) -> Test:
     return lambda result: isinstance(result, tuple) and all(map(of, result))
 
 
+def _is_finite(result: object) -> bool:
+    return isinstance(result, Real) and isfinite(result)
+
+
 def _is_option_model(result: object) -> bool:
     return isinstance(result, type) and issubclass(result, PluginOptions)
 
@@ -68,6 +74,7 @@ EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_callbacks": Expected("an iterable of callbacks", _several(_with("on_step_end"))),
     "ft_build_trainer": Expected("a Trainer", _with("train"), optional=True),
     "ft_create_optimizer": Expected("an Optimizer", _with("step"), optional=True),
+    "ft_reward": Expected("an iterable of finite numbers, one for each answer", _several(_is_finite)),
     "ft_log": _NOTHING,
     "ft_save_model": Expected("true when it has saved", _a(bool), optional=True),
     "ft_evaluate": Expected("a mapping of metrics", _a(Mapping)),
@@ -76,7 +83,7 @@ EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_run_failed": _NOTHING,
 }
 
-GATHERED: Final = frozenset({"ft_check", "ft_template_names", "ft_callbacks"})
+GATHERED: Final = frozenset({"ft_check", "ft_template_names", "ft_callbacks", "ft_reward"})
 """Their iterables are short and are read at once, so that an error on the way is the plugin's and not the caller's."""
 
 

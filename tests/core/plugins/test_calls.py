@@ -233,6 +233,9 @@ class TestResults:
             ("ft_template", "chatml", "must return a Template or None"),
             ("ft_read_format", {}, "must return a function of a row or None"),
             ("ft_evaluate", 0.5, "must return a mapping of metrics"),
+            ("ft_reward", None, "must return an iterable of finite numbers"),
+            ("ft_reward", [0.5, None], "returned (the float 0.5, None) from ft_reward"),
+            ("ft_reward", [float("nan")], "returned (the float nan) from ft_reward"),
         ],
     )
     def test_a_result_of_the_wrong_type_is_the_plugins_fault(self, hook, result, answer):
