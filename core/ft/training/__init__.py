@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ft.training.arguments import training_arguments
     from ft.training.checkpoints import checkpoint_to_resume, latest_checkpoint
     from ft.training.engine import Engine, evaluating
-    from ft.training.generation import generate
+    from ft.training.generation import generate, generation_settings, idle_generation_keys, sample
     from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
@@ -28,11 +28,14 @@ _HOMES: Final = {
     "evaluate_measures": "measures",
     "evaluating": "engine",
     "generate": "generation",
+    "generation_settings": "generation",
+    "idle_generation_keys": "generation",
     "latest_checkpoint": "checkpoints",
     "pack": "packing",
     "pad": "packing",
     "per_sequence": "packing",
     "precision_problems": "precision",
+    "sample": "generation",
     "training_arguments": "arguments",
 }
 
@@ -46,11 +49,14 @@ __all__ = [
     "evaluate_measures",
     "evaluating",
     "generate",
+    "generation_settings",
+    "idle_generation_keys",
     "latest_checkpoint",
     "pack",
     "pad",
     "per_sequence",
     "precision_problems",
+    "sample",
     "training_arguments",
 ]
 
