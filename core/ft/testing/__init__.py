@@ -5,11 +5,14 @@ Fixtures come with ``pytest_plugins = ["ft.testing.pytest_plugin"]`` in a ``conf
 """
 
 from ft.testing.packages import FakeDistribution, build_wheel, install_wheel, plugin_manager
+from ft.testing.runs import Outcome, Runs
 from ft.testing.tiny import ARCHITECTURES, save_tiny_model, tiny_model, tiny_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
     "FakeDistribution",
+    "Outcome",
+    "Runs",
     "build_wheel",
     "install_wheel",
     "plugin_manager",
