@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-OPTIMIZER, SCHEDULER, RANDOM = "optimizer_state", "scheduler_state", "random_state"
+OPTIMIZER, SCHEDULER, RANDOM, STAGE = "optimizer_state", "scheduler_state", "random_state", "stage_state"
 
 
 class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
@@ -35,6 +35,13 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     def before_saving(self) -> None:
         """Called on every process before a save; a subclass may bring the state up to date."""
 
+    def stage_state(self) -> dict[str, Any]:
+        """What else this process needs to go on exactly: numbers, text and tensors, nested; empty: nothing."""
+        return {}
+
+    def restore_stage_state(self, state: dict[str, Any]) -> None:
+        """Put :meth:`stage_state` back, before the first batch of a resumed run; tensors are on the CPU."""
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self.store_flos()
@@ -48,6 +55,8 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))
                 save_tree(random_state(), folder / f"{RANDOM}_{self.args.process_index}")
+                if state := self.stage_state():
+                    save_tree(state, folder / f"{STAGE}_{self.args.process_index}")
             if self.args.should_save:
                 self._save_state(folder)
         if self.args.should_save:
@@ -87,11 +96,17 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
             save_tree(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._load_stage_state(checkpoint)
         if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif (Path(checkpoint) / f"{OPTIMIZER}.json").exists():
             self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
             self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
+
+    def _load_stage_state(self, checkpoint: str | None) -> None:
+        path = Path(checkpoint or "") / f"{STAGE}_{self.args.process_index}"
+        if checkpoint is not None and path.with_suffix(".json").exists():
+            self.restore_stage_state(load_tree(path))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         path = Path(checkpoint or "") / f"{RANDOM}_{self.args.process_index}"

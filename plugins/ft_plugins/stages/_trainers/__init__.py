@@ -1,0 +1,1 @@
+"""Trainers of stages; imported only once a run builds one."""
