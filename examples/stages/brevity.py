@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ft_api_version = 1
 
 ANSWERS: Final = StashKey[dict[str, list[str]]]("brevity answers")
-HEDGES: Final = frozenset(
-    "perhaps maybe might may could possibly probably generally seems suppose depends believe think guess".split()
+HEDGES: Final = re.compile(
+    r"\b(perhaps|maybe|might|may|could|possibly|probably|generally|seems?|suppose|depends|believe|think|guess)\b"
 )
 
 
@@ -72,7 +72,6 @@ def answer(run: Run, questions: list[str]) -> list[str]:
 
 def measure(answers: list[str]) -> dict[str, float]:
     """Words of an answer on average, and how many of a hundred words hedge."""
-    words = [re.findall(r"[\w']+", text.lower()) for text in answers]
-    total = sum(map(len, words))
-    hedges = sum(word in HEDGES for each in words for word in each)
-    return {"answer_words": total / len(answers), "answer_hedges": 100 * hedges / max(1, total)}
+    words = sum(len(text.split()) for text in answers)
+    hedges = sum(len(HEDGES.findall(text.lower())) for text in answers)
+    return {"answer_words": words / len(answers), "answer_hedges": 100 * hedges / max(1, words)}
