@@ -8,6 +8,7 @@
 """
 
 from ft.data.cache import cached_dataset
+from ft.data.pairs import prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.prepare import prepare_supervised, prepare_text
 from ft.data.reading import load_examples, load_splits, read_examples, split_validation
 from ft.data.sources import dataset_sources
@@ -26,6 +27,9 @@ __all__ = [
     "encode_batch",
     "load_examples",
     "load_splits",
+    "prepare_feedback",
+    "prepare_pairs",
+    "prepare_prompts",
     "prepare_supervised",
     "prepare_text",
     "read_examples",

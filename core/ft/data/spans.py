@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from ft_hookspecs import DataCounts, Example, Template
+    from ft_hookspecs import DataCounts, Example, Message, Template
 
 IGNORE: Final = -100
 """The label of a token that is not learned."""
@@ -104,14 +104,7 @@ def render(example: Example, template: Template, supervision: Supervision, count
 
 def learned_turns(example: Example, supervision: Supervision) -> tuple[bool, ...]:
     """Which messages are learned: as the data says, else as the stage says."""
-    if not example.messages:
-        raise DataError(
-            "plain text where a conversation is needed",
-            where=example.where,
-            why="only the stage of pretraining learns plain text",
-            remedy="name the columns of prompt and answer in dataset_info.json, or use stage: pt",
-        )
-    messages = example.messages
+    messages = conversation(example)
     last = max((turn for turn, message in enumerate(messages) if message.role == "assistant"), default=-1)
 
     def by_default(turn: int) -> bool:
@@ -122,11 +115,27 @@ def learned_turns(example: Example, supervision: Supervision) -> tuple[bool, ...
     return tuple(by_default(turn) if m.train is None else m.train for turn, m in enumerate(messages))
 
 
+def conversation(example: Example) -> tuple[Message, ...]:
+    """The messages of an example.
+
+    Raises:
+        DataError: it is plain text.
+    """
+    if example.messages:
+        return example.messages
+    raise DataError(
+        "plain text where a conversation is needed",
+        where=example.where,
+        why="only the stage of pretraining learns plain text",
+        remedy="name the columns of prompt and answer in dataset_info.json, or use stage: pt",
+    )
+
+
 def render_whole(example: Example, template: Template, learned: tuple[bool, ...]) -> Rendered | None:
     """One rendering with the spans of all learned turns; ``None`` when the template is not prefix-stable there."""
     messages = example.messages
     text = template.render(messages, tools=example.tools)
-    _check_tools(example, template, text)
+    check_tools(example, template, text)
     if all(learned) and all(message.weight == 1 for message in messages):
         return Rendered(example, learned, text, (Span(0, len(text), 1.0),))
     spans = [turn_span(example, template, text, turn) for turn, is_learned in enumerate(learned) if is_learned]
@@ -134,7 +143,7 @@ def render_whole(example: Example, template: Template, learned: tuple[bool, ...]
     return Rendered(example, learned, text, tuple(stable)) if len(stable) == len(spans) else None
 
 
-def _check_tools(example: Example, template: Template, text: str) -> None:
+def check_tools(example: Example, template: Template, text: str) -> None:
     """A template that knows no tools leaves them out without a word, and an answer that is only a call becomes empty.
 
     Raises:

@@ -1,0 +1,233 @@
+"""A prompt with its answers, as tokens that share the prompt: what the stages that compare answers have in common.
+
+Each side (the prompt followed by one answer) is rendered and tokenised once, as a conversation of supervised learning
+is; learned are the assistant's messages of the answer. A sample longer than ``cutoff_len`` is shortened as
+:mod:`ft.data.truncation` says, with two differences. The sides keep the same prompt, so the *longest* answer decides.
+And the answer is what the sample is for, so that no turn at the end is left out: ``proportional`` and ``right`` take
+the whole prompt for one question, ``left`` drops the first rounds of it and then the beginning of a question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from ft.data.reading import drop_or_raise
+from ft.data.spans import Rendered, check_tools, encode_batch, label, render_exactly
+from ft.data.tokens import TOO_LONG
+from ft.data.truncation import ROUNDS, clip, share, spread
+from ft.errors import DataError
+from ft_hookspecs import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from ft.data.spans import Tokens, Truncation
+    from ft_hookspecs import DataCounts, Example, Template
+
+FILLED: Final = "prompt fills cutoff_len: no room for an answer"
+PROBE: Final = "An answer."
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt (its messages and tools) and the answers to it: two of a pair, one, or none where a model answers.
+
+    ``own_answer`` is the text of the data's answer where the model's is wanted.
+    """
+
+    prompt: Example
+    answers: tuple[tuple[Message, ...], ...] = ()
+    desirable: bool | None = None
+    own_answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long prompt and answer may be together, in tokens, and what is done about it.
+
+    Of each answer ``reserved`` tokens are kept (all of a shorter one), or the sample is dropped.
+    """
+
+    cutoff_len: int
+    truncation: Truncation
+    reserved: int = 1
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
+class Fitted(NamedTuple):
+    """A sample as it fits, perhaps cut: one rendering and its tokens for each side."""
+
+    sample: Asked
+    sides: list[Rendered]
+    tokens: list[Tokens]
+    is_cut: bool
+
+
+def fit_batch(
+    samples: Sequence[Asked],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+    counts: DataCounts,
+) -> Iterator[Fitted]:
+    """The tokens of many samples, tokenised together; what does not fit is dropped and counted.
+
+    Raises:
+        DataError: the template has no generation prompt, or, unless ``on_bad_row`` is ``skip``, cannot render a sample.
+    """
+    check_generation_prompt(samples, template)
+    rendered: list[tuple[Asked, list[Rendered]]] = []
+    for sample in samples:
+        try:
+            rendered.append((sample, render_sides(sample, template)))
+        except DataError as error:
+            drop_or_raise(error, limits.on_bad_row == "skip", counts)
+    encodings = iter(encode_batch(tokenizer, [side.text for _, sides in rendered for side in sides]))
+    for sample, sides in rendered:
+        encoded = [next(encodings) for _ in sides]
+        fitted: Fitted | None = _fitted(sample, sides, encoded)
+        if max(map(len, encoded)) > limits.cutoff_len:
+            fitted = shorten_sides(sample, template, tokenizer, limits)
+        if fitted is None:
+            counts.drop(TOO_LONG if limits.truncation == "drop" else FILLED)
+        else:
+            yield fitted
+
+
+def _fitted(sample: Asked, sides: list[Rendered], encoded: Iterable[Any], *, is_cut: bool = False) -> Fitted:
+    tokens = [label(side, encoding) for side, encoding in zip(sides, encoded, strict=True)]
+    return Fitted(sample, sides, tokens, is_cut)
+
+
+def check_generation_prompt(samples: Sequence[Asked], template: Template) -> None:
+    """Refuse a template that does not write what an answer begins with when it is asked for.
+
+    A template may have no header for answers (``[INST] … [/INST]``): then the answer itself follows the prompt.
+
+    Raises:
+        DataError: the template writes a header only together with an answer, so that the header would be learned.
+    """
+    if not samples:
+        return
+    messages, tools = samples[0].prompt.messages, samples[0].prompt.tools
+    try:
+        opening = template.render(messages, tools=tools, add_generation_prompt=True)
+        if opening != template.render(messages, tools=tools):
+            return
+        answered = template.render((*messages, Message("assistant", PROBE)), tools=tools)
+    except DataError:
+        return  # rendering the sample itself says it, with its place
+    if not answered[len(opening) :].lstrip().startswith(PROBE):
+        raise DataError(
+            f"the chat template ({template.name}) has no generation prompt",
+            where=samples[0].prompt.where,
+            why="add_generation_prompt adds nothing, so that the header of the turn would count as part of the answer",
+            remedy="choose another template, or add the header under `if add_generation_prompt` to this one",
+        )
+
+
+# ---- render -------------------------------------------------------------------------------------------------------
+
+
+def render_sides(sample: Asked, template: Template) -> list[Rendered]:
+    """One rendering for each answer; without answers that of the prompt, up to where an answer begins.
+
+    Raises:
+        DataError: the template refuses the conversation, or does not show where the answer begins.
+    """
+    prompt = sample.prompt
+    try:
+        if not sample.answers:
+            text = template.render(prompt.messages, tools=prompt.tools, add_generation_prompt=True)
+            check_tools(prompt, template, text)
+            return [Rendered(prompt, (False,) * len(prompt.messages), text, ())]
+        return [_render_side(prompt, answer, template) for answer in sample.answers]
+    except DataError as error:
+        raise DataError(error.what, where=prompt.where, why=error.why, remedy=error.remedy) from error
+
+
+def _render_side(prompt: Example, answer: tuple[Message, ...], template: Template) -> Rendered:
+    learned = (*(False,) * len(prompt.messages), *(message.role == "assistant" for message in answer))
+    return render_exactly(replace(prompt, messages=(*prompt.messages, *answer)), template, learned)
+
+
+# ---- shorten ------------------------------------------------------------------------------------------------------
+
+
+def shorten_sides(
+    sample: Asked, template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits
+) -> Fitted | None:
+    """The sample cut so that each side has at most ``cutoff_len`` tokens; ``None`` when that leaves too little."""
+    if limits.truncation == "drop":
+        return None
+    for _ in range(ROUNDS + len(sample.prompt.messages)):
+        sides = render_sides(sample, template)
+        encoded = encode_batch(tokenizer, [side.text for side in sides])
+        excess = max(map(len, encoded)) - limits.cutoff_len
+        if excess <= 0:
+            return _fitted(sample, sides, encoded, is_cut=True)
+        shorter = (_cut_left if limits.truncation == "left" else _cut_both)(sample, excess, tokenizer, limits)
+        if shorter is None:
+            return None
+        sample = shorter
+    return None
+
+
+def _cut_both(sample: Asked, excess: int, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> Asked | None:
+    """Prompt and answers shorter by ``excess`` tokens; every message of the prompt keeps at least one."""
+    prompt, *answers = (_encode(messages, tokenizer) for messages in (sample.prompt.messages, *sample.answers))
+    asked, answered = _size(prompt), max(map(_size, answers), default=0)
+    room = asked + answered - excess
+    kept = share(asked, answered, room, limits.truncation)[1] if room > 0 else 0
+    kept = max(kept, min(answered, limits.reserved))
+    left = min(asked, room - kept)
+    if left < sum(bool(len(content)) for content in prompt):
+        return None
+    return replace(
+        sample,
+        prompt=replace(sample.prompt, messages=_clipped(sample.prompt.messages, prompt, left, limits)),
+        answers=tuple(
+            _clipped(answer, contents, kept, limits) for answer, contents in zip(sample.answers, answers, strict=True)
+        ),
+    )
+
+
+def _cut_left(sample: Asked, excess: int, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> Asked | None:
+    """Without the first round of the prompt, or with the beginnings of its questions cut by ``excess`` tokens."""
+    messages = sample.prompt.messages
+    start = int(messages[0].role == "system")
+    end = next((turn for turn in range(start, len(messages)) if messages[turn].role == "assistant"), len(messages))
+    questions = messages[start:end]
+    contents = _encode(questions, tokenizer)
+    left = _size(contents) - excess
+    if left >= sum(bool(len(content)) for content in contents):
+        shorter = (*messages[:start], *_clipped(questions, contents, left, limits), *messages[end:])
+    elif rest := _from_next_user(messages[end:]):
+        shorter = (*messages[:start], *rest)
+    else:
+        return None
+    return replace(sample, prompt=replace(sample.prompt, messages=shorter))
+
+
+def _from_next_user(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    begin = next((turn for turn, message in enumerate(messages) if message.role == "user"), len(messages))
+    return messages[begin:]
+
+
+def _encode(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    return encode_batch(tokenizer, [message.content for message in messages])
+
+
+def _size(contents: Iterable[Any]) -> int:
+    return sum(map(len, contents))
+
+
+def _clipped(messages: Sequence[Message], contents: Sequence[Any], room: int, limits: Limits) -> tuple[Message, ...]:
+    sizes = spread([len(content) for content in contents], room)
+    return tuple(
+        replace(message, content=clip(message.content, content, size, limits.truncation))
+        for message, content, size in zip(messages, contents, sizes, strict=True)
+    )
