@@ -13,7 +13,7 @@ from ft.errors import ConfigError, EnvironmentProblem
 from ft.training.capability import base_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ft_hookspecs import Plan, Run
 
@@ -33,11 +33,19 @@ FIXED: Final[Mapping[str, Any]] = {
 }
 
 
-def training_arguments(run: Run, **overrides: Any) -> TrainingArguments:
-    """The arguments of a run: what the plan sets, then what ft fixes, then ``overrides``."""
+def training_arguments(
+    run: Run, kind: type[TrainingArguments] = TrainingArguments, **overrides: Any
+) -> TrainingArguments:
+    """The arguments of a run: what the plan sets, then what ft fixes, then ``overrides``.
+
+    ``kind`` may be another library's, whose own defaults for keys of transformers do not count: the plan's do.
+    """
     plan = run.plan
-    known = {field.name for field in fields(TrainingArguments) if field.init} - LIFECYCLE
-    values = {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
+    defaults = {field.name: field.default for field in fields(TrainingArguments) if field.init}
+    changed = {field.name for field in fields(kind) if field.default != defaults.get(field.name, field.default)}
+    known = defaults.keys() - LIFECYCLE
+    values = {name: defaults[name] for name in changed & known}
+    values |= {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
     values |= _precision(run)
     values |= {"output_dir": str(run.output_dir), "dataloader_pin_memory": _pins_memory(plan), **FIXED}
     if plan.get("disable_shuffling"):
@@ -45,7 +53,14 @@ def training_arguments(run: Run, **overrides: Any) -> TrainingArguments:
     # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.
     values.setdefault("accelerator_config", {"dispatch_batches": False})
     with refused("the training arguments"):
-        return TrainingArguments(**{**values, **overrides})
+        return kind(**{**values, **overrides})
+
+
+def use_one_gpu(args: TrainingArguments, decide: Callable[[str], None]) -> None:
+    """Take one of several visible GPUs: DDP is faster than DataParallel, which few losses survive."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+        decide("one GPU is used: start one process a GPU (launcher: torchrun) to use more")
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from ft.training.base import RunTrainer
 from ft.training.packing import per_sequence
-from ft.training.saving import SavingTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ class Averages:
         return {name: total / items for name, (total, items) in totals.items() if items}
 
 
-class MeasuringTrainer(SavingTrainer):
+class MeasuringTrainer(RunTrainer):
     """A trainer whose evaluation is a mean over items, exact over batches and processes of any size.
 
     Attributes:

@@ -7,19 +7,15 @@ over batches), the count of tokens, and the checkpoints.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_callback import PrinterCallback
 
-from ft.errors import ConfigError, did_you_mean
-from ft.training.arguments import refused
+from ft.training.arguments import use_one_gpu
 from ft.training.engine import Engine
 from ft.training.measures import MeasuringTrainer
 from ft.training.packing import PackedBatch, pack
-from ft.training.signals import StopOnSignal
 from ft.training.throughput import Throughput
 
 if TYPE_CHECKING:
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from torch.optim import Optimizer
     from transformers import TrainerCallback, TrainingArguments
 
     from ft_hookspecs import Run
@@ -43,9 +38,9 @@ class PackedTrainer(MeasuringTrainer):
         model: a causal language model, perhaps inside PEFT.
         args: as :func:`ft.training.arguments.training_arguments` makes them.
         attention: ``auto``, ``packed`` or ``padded``, see :class:`ft.training.engine.Engine`.
-        optimizer_factory: makes the optimizer; ``None`` from it leaves the choice to ``args.optim``.
         decide: told each decision that is taken for the user.
-        kwargs: anything else of ``transformers.Trainer``.
+        kwargs: ``optimizer_factory`` of :class:`ft.training.base.RunTrainer`, and anything else of
+            ``transformers.Trainer``.
     """
 
     def __init__(
@@ -54,23 +49,16 @@ class PackedTrainer(MeasuringTrainer):
         args: TrainingArguments,
         *,
         attention: Any = "auto",
-        optimizer_factory: Callable[[nn.Module], Optimizer | None] | None = None,
         decide: Callable[[str], None] = lambda _: None,
         **kwargs: Any,
     ) -> None:
         if attention != "padded" and args.torch_compile:
             decide("batches are padded: torch_compile would compile each packed batch anew")
             attention = "padded"
-        if args.n_gpu > 1:
-            args._n_gpu = 1  # a packed row cannot be scattered over replicas, and DDP is faster than DataParallel
-            decide("one GPU is used: start one process a GPU (launcher: torchrun) to use more")
+        use_one_gpu(args, decide)  # a packed row cannot be scattered over replicas
         self.engine = Engine(model, attention, decide)
-        self.optimizer_factory = optimizer_factory
         self.throughput = Throughput()
-        self.stopper = StopOnSignal()
         super().__init__(model, args, **{"data_collator": self.collate, **kwargs})
-        self.remove_callback(PrinterCallback)
-        self.add_callback(self.stopper)
         self.model_accepts_loss_kwargs = True  # the loss is normalised by the whole step, not by accumulation
         self._dense_parameters = self.model.num_parameters(exclude_embeddings=True)
 
@@ -139,51 +127,15 @@ class PackedTrainer(MeasuringTrainer):
         self.throughput.add(inputs["input_ids"].shape[1])
         return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]  # untyped base
 
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        if getattr(self, "optimizer", None) is None and self.optimizer_factory is not None:
-            self.optimizer = self.optimizer_factory(self.model if model is None else model)
-        with refused(f"optim: {self.args.optim}"):
-            return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
-
     def floating_point_ops(self, inputs: PackedBatch) -> int:
         """Six a token and dense parameter, as transformers counts, without walking all parameters each step."""
         return 6 * inputs["input_ids"].numel() * self._dense_parameters  # type: ignore[no-any-return]  # untyped base
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', but a SIGTERM or SIGINT saves and ends it.
-
-        Raises:
-            Stopped: after saving, with the exit code of the signal.
-        """
-        self.stopper.install()
-        try:
-            output = super().train(*args, **kwargs)
-        finally:
-            self.stopper.restore()
-        if self.stopper.received is not None:
-            saved = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if not saved.exists():  # the signal came after the last step
-                self._save_checkpoint(self.model, None)
-            self.stopper.raise_stopped(str(saved))
-        return output
 
     # ---- evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]  # untyped base
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        try:
-            return super()._determine_best_metric(metrics, trial)  # type: ignore[no-any-return]  # untyped base
-        except KeyError as error:
-            name = str(self.args.metric_for_best_model).removeprefix("eval_")
-            measured = sorted(key for key in metrics if not key.endswith(("_runtime", "_per_second")))
-            raise ConfigError(
-                f"metric_for_best_model: eval_{name} is not measured",
-                why=f"the evaluation gives {', '.join(measured)}",
-                remedy=did_you_mean(name, measured) or "name one of them",
-            ) from error
 
     # ---- logging and saving
 

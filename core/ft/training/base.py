@@ -1,0 +1,75 @@
+"""What every trainer of a run does around transformers' loop, whatever its batches are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_callback import PrinterCallback
+
+from ft.errors import ConfigError, did_you_mean
+from ft.training.arguments import refused
+from ft.training.saving import SavingTrainer
+from ft.training.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+class RunTrainer(SavingTrainer):
+    """A trainer that a signal ends well, whose optimizer is the run's, and whose best metric must be measured.
+
+    A trainer of another library joins a run by standing behind this one: ``class Ours(RunTrainer, TheirTrainer)``.
+
+    Args:
+        optimizer_factory: makes the optimizer; ``None`` from it leaves the choice to ``args.optim``.
+        args, kwargs: of the trainer that stands behind.
+    """
+
+    def __init__(
+        self, *args: Any, optimizer_factory: Callable[[nn.Module], Optimizer | None] | None = None, **kwargs: Any
+    ) -> None:
+        self.optimizer_factory = optimizer_factory
+        self.stopper = StopOnSignal()
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self.stopper)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if getattr(self, "optimizer", None) is None and self.optimizer_factory is not None:
+            self.optimizer = self.optimizer_factory(self.model if model is None else model)
+        with refused(f"optim: {self.args.optim}"):
+            return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', but a SIGTERM or SIGINT saves and ends it.
+
+        Raises:
+            Stopped: after saving, with the exit code of the signal.
+        """
+        self.stopper.install()
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self.stopper.restore()
+        if self.stopper.received is not None:
+            saved = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if not saved.exists():  # the signal came after the last step
+                self._save_checkpoint(self.model, None)
+            self.stopper.raise_stopped(str(saved))
+        return output
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)  # type: ignore[no-any-return]  # untyped base
+        except KeyError as error:
+            name = str(self.args.metric_for_best_model).removeprefix("eval_")
+            measured = sorted(key for key in metrics if not key.endswith(("_runtime", "_per_second")))
+            raise ConfigError(
+                f"metric_for_best_model: eval_{name} is not measured",
+                why=f"the evaluation gives {', '.join(measured)}",
+                remedy=did_you_mean(name, measured) or "name one of them",
+            ) from error
