@@ -4,6 +4,9 @@ The boundaries travel as the keyword arguments that transformers itself passes f
 attention (``cu_seq_lens_q`` and so on). Without them the call is not ours: it behaves as ``sdpa``, masks included, so
 that the same model also generates and is evaluated by others.
 
+A sequence that shares its beginning with others has more keys than queries; the masks stand at the lower right: its
+last token sees all of its keys.
+
 Shapes: T tokens, H heads, K key and value heads, D head size.
 """
 
@@ -22,6 +25,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import is_flash_attn_2_available
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from ft.training.packing import PackedBatch
 
 NAME: Final = "ft_packed"
@@ -41,12 +46,14 @@ def boundaries(batch: PackedBatch) -> dict[str, Any]:
     would build a (T, T) mask from the restarting positions.
     """
     cu_seqlens, longest = batch["cu_seqlens"], batch["max_length"]
+    shared = {"key_rows": batch["key_rows"]} if "key_rows" in batch else {}
     return {
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=cu_seqlens.device),
         "cu_seq_lens_q": cu_seqlens,
-        "cu_seq_lens_k": cu_seqlens,
+        "cu_seq_lens_k": batch.get("cu_keys", cu_seqlens),
         "max_length_q": longest,
         "max_length_k": longest,
+        **shared,
     }
 
 
@@ -60,7 +67,9 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
+    key_rows: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a packed row: query (1, H, T, D), key and value (1, K, T, D) → (1, T, H, D).
@@ -76,15 +85,19 @@ def packed_attention(
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"packed attention has no {name}")
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
-    kernel = _by_varlen if _varlen_can(query, dropout) else _by_segment
-    return kernel(query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling, window), None
+    bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
+    if not _varlen_can(query, dropout):
+        return _by_segment(query, key, value, bounds, max_length_q, dropout, scaling, window), None
+    if key_rows is not None:
+        key, value = key.index_select(2, key_rows), value.index_select(2, key_rows)
+    return _by_varlen(query, key, value, bounds, max_length_q, dropout, scaling, window), None
 
 
 def _by_segment(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    cu_seqlens: Tensor,
+    bounds: tuple[Tensor, Tensor],
     longest: int,
     dropout: float,
     scaling: float | None,
@@ -98,25 +111,47 @@ def _by_segment(
     dtype = query.dtype
     if dtype == torch.bfloat16 and not query.is_cuda and longest <= SHORT:
         query, key, value = query.float(), key.float(), value.float()
-    bounds = cu_seqlens.tolist()
-    lengths = [end - start for start, end in pairwise(bounds)]
+    own, seen = (_lengths(each) for each in bounds)
+    queries_of, keys_of, values_of = (torch.split_with_sizes(states, own, dim=2) for states in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     outputs = []
-    split = (torch.split_with_sizes(states, lengths, dim=2) for states in (query, key, value))
-    for q, k, v in zip(*split, strict=True):
-        mask = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
+    for q, (k, v) in zip(queries_of, _with_prompts(keys_of, values_of, seen), strict=True):
+        queries, keys = q.shape[2], k.shape[2]
+        square = queries == keys and not (window and keys > window)
+        mask = None if square else _band(longest, window, q.device)[keys - queries : keys, :keys]
         output = scaled_dot_product_attention(
-            q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+            q, k, v, mask, dropout_p=dropout, is_causal=square, scale=scaling, enable_gqa=grouped
         )
         outputs.append(output.transpose(1, 2))
     return torch.cat(outputs, dim=1).to(dtype)
 
 
-@lru_cache(maxsize=16)
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """(length, length): each token sees itself and the ``window - 1`` before it."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (distance >= 0) & (distance < window)
+def _lengths(bounds: Tensor) -> list[int]:
+    return [end - start for start, end in pairwise(bounds.tolist())]
+
+
+def _with_prompts(
+    keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys and values of each sequence, (1, K, its length, D), from the prompt that it shares on."""
+    prompt = keys[0], values[0]
+    for k, v, length in zip(keys, values, lengths, strict=True):
+        shared = length - k.shape[2]
+        if shared:
+            yield torch.cat([prompt[0][:, :, :shared], k], 2), torch.cat([prompt[1][:, :, :shared], v], 2)
+        else:
+            prompt = k, v
+            yield k, v
+
+
+@lru_cache(maxsize=2)
+def _band(longest: int, window: int | None, device: torch.device) -> Tensor:
+    """(longest, longest): each token sees itself and all before it, or the ``window - 1`` before it.
+
+    The mask of any sequence is a part of it, so that one serves all sequences and layers of a batch.
+    """
+    mask = torch.ones(longest, longest, dtype=torch.bool, device=device).tril_()
+    return mask.triu_(1 - window) if window else mask
 
 
 def _varlen_can(query: Tensor, dropout: float) -> bool:
@@ -141,7 +176,7 @@ def _by_varlen(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    cu_seqlens: Tensor,
+    bounds: tuple[Tensor, Tensor],
     longest: int,
     dropout: float,
     scaling: float | None,
@@ -149,7 +184,7 @@ def _by_varlen(
 ) -> Tensor:
     """FlashAttention over the whole row at once: flash-attn when it is installed, else the copy inside PyTorch.
 
-    Both count the window without the token itself.
+    Both count the window without the token itself, and align queries and keys at their ends.
     """
     dtype = _compute_dtype(query)
     q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # (T, heads, D)
@@ -161,8 +196,7 @@ def _by_varlen(
             q,
             k,
             v,
-            cu_seqlens,
-            cu_seqlens,
+            *bounds,
             longest,
             longest,
             dropout_p=dropout,
@@ -177,8 +211,7 @@ def _by_varlen(
             q,
             k,
             v,
-            cu_seqlens,
-            cu_seqlens,
+            *bounds,
             longest,
             longest,
             scale=scaling,

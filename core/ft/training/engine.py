@@ -167,7 +167,7 @@ def _switch_attention(model: nn.Module) -> None:
 
 
 def _sample(batch: PackedBatch) -> PackedBatch:
-    """The shortest sequences of a batch, cut, every token a label.
+    """The shortest sequences of a batch, cut, every token a label; and, as two branches of a prompt, parts of them.
 
     A lone one is taken twice, to have a neighbour that it must not see.
     """
@@ -177,11 +177,17 @@ def _sample(batch: PackedBatch) -> PackedBatch:
     if not shortest:
         shortest = [batch["input_ids"][0, :1].repeat(CHECK_TOKENS)]
     sample = shortest * CHECK_SEQUENCES if len(shortest) == 1 else shortest
-    packed = pack([{"input_ids": part.cpu(), "labels": part.cpu()} for part in sample])
+    whole = [_learned(part.cpu()) for part in sample]
+    prompt, *rest = sample[0].cpu().tensor_split(2)
+    packed = pack([*whole, {"prompt_ids": prompt, "branches": [_learned(part) for part in (*rest, sample[1].cpu())]}])
     device = batch["input_ids"].device
     return {  # type: ignore[return-value]  # the same keys
         name: value.to(device) if isinstance(value, Tensor) else value for name, value in packed.items()
     }
+
+
+def _learned(tokens: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": tokens, "labels": tokens}
 
 
 def _own_loss(model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:

@@ -174,7 +174,7 @@ def test_eager_attention_stays_when_it_was_asked_for() -> None:
 def leaky(*args: Any, cu_seq_lens_q: Any, **kwargs: Any) -> Any:
     """Attention in which a sequence sees the ones before it in the row."""
     whole = cu_seq_lens_q[[0, -1]]
-    return attention.packed_attention(*args, cu_seq_lens_q=whole, **kwargs)
+    return attention.packed_attention(*args, **{**kwargs, "cu_seq_lens_q": whole, "cu_seq_lens_k": whole})
 
 
 @pytest.mark.parametrize("sequences", [1, 4])
