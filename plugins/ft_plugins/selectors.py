@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ALWAYS: Final = {
     "loggers": ("console", "jsonl"),
-    "datasets": ("files", "templates", "alpaca", "sharegpt", "openai", "text"),
+    "datasets": ("files", "templates", "alpaca", "sharegpt", "openai", "trl", "text"),
 }
 _MODEL_SOURCES: Final = ("gguf", "local", "hub")
 """Asked in this order; the hub takes any name, so it is last."""

@@ -9,7 +9,8 @@ from ft_plugins.selectors import OPTIONS, select
 
 ALWAYS = [
     "loggers:console", "loggers:jsonl",
-    "datasets:files", "datasets:templates", "datasets:alpaca", "datasets:sharegpt", "datasets:openai", "datasets:text",
+    "datasets:files", "datasets:templates", "datasets:alpaca", "datasets:sharegpt", "datasets:openai", "datasets:trl",
+    "datasets:text",
 ]  # fmt: skip
 SOURCES = ["models:gguf", "models:local", "models:hub"]
 

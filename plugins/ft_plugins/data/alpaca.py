@@ -1,8 +1,8 @@
 """The alpaca format: ``instruction``, ``input``, ``output``, and if wanted ``system`` and ``history``.
 
 The user says the instruction, a line break, and the input. ``history`` is a list of [user, assistant] pairs. With
-``ranking`` the answers are the columns ``chosen`` and ``rejected``; a column for ``kto_tag`` says whether the answer is
-a good one.
+``ranking``, or where there is no ``output``, the answers are the columns ``chosen`` and ``rejected``; a column for
+``kto_tag`` says whether the answer is a good one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatRea
     if fields.detect(source, columns) != "alpaca":
         return None
     names = fields.column_names(source, columns, **DEFAULTS)
-    return partial(read_pair if source.ranking else read_answer, names)
+    ranked = source.ranking or fields.is_ranked(names, columns, names["response"])
+    return partial(read_pair if ranked else read_answer, names)
 
 
 def read_answer(names: Mapping[str, str], row: Row) -> Example:

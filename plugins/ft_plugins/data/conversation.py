@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,7 @@ from ft_plugins.data import fields
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ft_hookspecs import DatasetSource, FormatReader, Role, Row
+    from ft_hookspecs import DatasetSource, FormatReader, Role, Row, ToolSpec
 
 TAGS: Final = (
     "role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag",
@@ -63,32 +63,55 @@ def reader(source: DatasetSource, columns: Sequence[str], tags: Tags, messages: 
 
 
 def read(names: Mapping[str, str], tags: Tags, ranking: bool, row: Row) -> Example:
-    """A row as an example."""
+    """A row as an example: a conversation; with ``ranking``, or where no answer ends it, a prompt with two answers."""
     turns = read_messages(fields.value(row, names["messages"]), names["messages"], tags, row)
     messages = turns if turns[0].role == "system" else (*fields.system(row, names["system"]), *turns)
-    check_order(messages, row, answered=not ranking)
-    tag = names.get("kto_tag")
-    example = Example(
-        row.where,
-        messages=messages,
-        tools=fields.tools(row, names["tools"]),
-        desirable=fields.truth(row, tag) if tag else None,
-    )
-    if not ranking:
-        return example
-    chosen, rejected = (read_answer(names[part], tags, row) for part in ("chosen", "rejected"))
-    return replace(example, chosen=chosen, rejected=rejected)
+    tools = fields.tools(row, names["tools"])
+    if ranking or (turns[-1].role != "assistant" and fields.is_ranked(names, row.data)):
+        return pair(messages, [read_answer(names[part], tags, row) for part in ("chosen", "rejected")], tools, row)
+    return answered(messages, tools, names.get("kto_tag"), row)
+
+
+def answered(messages: tuple[Message, ...], tools: tuple[ToolSpec, ...], tag: str | None, row: Row) -> Example:
+    """A conversation, with what the column ``tag`` says of its answer.
+
+    Raises:
+        DataError: messages out of order.
+    """
+    check_order(messages, row, answered=True)
+    return Example(row.where, messages=messages, tools=tools, desirable=fields.truth(row, tag) if tag else None)
+
+
+def pair(
+    prompt: tuple[Message, ...], answers: Sequence[tuple[Message, ...]], tools: tuple[ToolSpec, ...], row: Row
+) -> Example:
+    """A prompt with a better and a worse answer.
+
+    Raises:
+        DataError: messages out of order.
+    """
+    check_order(prompt, row, answered=False)
+    for answer in answers:
+        check_order((*prompt, *answer), row, answered=True)
+    chosen, rejected = answers
+    return Example(row.where, messages=prompt, tools=tools, chosen=chosen, rejected=rejected)
 
 
 def read_answer(column: str, tags: Tags, row: Row) -> tuple[Message, ...]:
-    """One of two ranked answers: a text, a message, or a list of messages."""
-    given = fields.value(row, column)
-    if isinstance(given, str):
-        return (Message("assistant", fields.target(fields.checked_text(given, column, row), column, row)),)
-    answer = read_messages([given] if isinstance(given, dict) else given, column, tags, row)
+    """One of two ranked answers: a text, a message, or a list of messages that begins with the assistant's."""
+    answer = read_turns(column, "assistant", tags, row)
     if any(message.role != "assistant" for message in (answer[0], answer[-1])):
         raise DataError(f"{column!r} is not an answer", where=row.where, why="a ranked answer is the assistant's")
     return answer
+
+
+def read_turns(column: str, role: Role, tags: Tags, row: Row) -> tuple[Message, ...]:
+    """A text (said by ``role``), a message, or a list of messages."""
+    given = fields.value(row, column)
+    if not isinstance(given, str):
+        return read_messages([given] if isinstance(given, dict) else given, column, tags, row)
+    text = fields.checked_text(given, column, row)
+    return (Message(role, fields.target(text, column, row) if role == "assistant" else text),)
 
 
 def read_messages(given: Any, column: str, tags: Tags, row: Row) -> tuple[Message, ...]:

@@ -20,6 +20,11 @@ COLUMNS: Final = (
 )
 """What ``columns`` of ``dataset_info.json`` may name."""
 
+PROMPTED: Final = ({"chosen", "rejected"}, {"prompt", "completion"})
+"""Columns by which the shapes of TRL are known."""
+PROMPT_ONLY: Final = {"prompt", "tools", "id"}
+"""A row with these columns alone asks for an answer."""
+
 
 def detect(source: DatasetSource, columns: Iterable[str]) -> str:
     """The format of a source: as declared, else the one that its named columns or its columns tell, else empty."""
@@ -30,7 +35,7 @@ def _by_named(source: DatasetSource, columns: set[str]) -> str:
     named = source.columns
     if "messages" in named:
         return "openai" if named["messages"] == "messages" and not source.tags else "sharegpt"
-    if named.keys() & {"response", "query", "history"}:
+    if named.keys() & {"response", "query", "history", "chosen", "rejected"}:
         return "alpaca"
     if "prompt" in named:  # a prompt without an answer is plain text
         return "alpaca" if source.ranking or "output" in columns else "text"
@@ -44,8 +49,17 @@ def _by_columns(columns: set[str]) -> str:
         *(["openai"] if "messages" in columns else []),
     ]
     if not fits:
-        return "text" if "text" in columns else ""
+        fits = [
+            *(["trl"] if any(shape <= columns for shape in PROMPTED) or columns <= PROMPT_ONLY else []),
+            *(["text"] if "text" in columns else []),
+        ]
     return fits[0] if len(fits) == 1 else ""
+
+
+def is_ranked(names: Mapping[str, str], columns: Iterable[str], answer: str = "") -> bool:
+    """Whether a source that says nothing of ``ranking`` has the columns of pairs, and none of one ``answer``."""
+    present = set(columns)
+    return {names["chosen"], names["rejected"]} <= present and answer not in present
 
 
 def column_names(source: DatasetSource, columns: Iterable[str], **defaults: str) -> dict[str, str]:
@@ -73,7 +87,8 @@ def column_names(source: DatasetSource, columns: Iterable[str], **defaults: str)
             raise DataError(
                 f"the data set {source.name!r} has no column {column!r}", where=source.declared_at, remedy=hint
             )
-    return {**defaults, **source.columns}
+    tag = {"kto_tag": "kto_tag"} if "kto_tag" in present else {}
+    return {**tag, **defaults, **source.columns}
 
 
 def value(row: Row, column: str) -> Any:
@@ -108,6 +123,12 @@ def checked_text(given: Any, name: str, row: Row) -> str:
             where=row.where,
             why="a text is needed",
             remedy="write it in quotes" if isinstance(given, int | float) else "give a text",
+        )
+    if "\0" in given:
+        raise DataError(
+            f"{name!r} holds a NUL character",
+            where=row.where,
+            why="no text has one: the file is damaged, or not UTF-8 (UTF-16 looks like that)",
         )
     if not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
         raise DataError(f"{name!r} holds half of a character", where=row.where, why="a surrogate alone is no Unicode")

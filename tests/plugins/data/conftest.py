@@ -10,14 +10,14 @@ from ft.data import load_examples
 from ft.options import DataOptions
 from ft.testing import tiny_tokenizer
 from ft_hookspecs import DataCounts, Plan
-from ft_plugins.data import alpaca, files, openai, sharegpt, templates, text
+from ft_plugins.data import alpaca, files, openai, sharegpt, templates, text, trl
 
 
 @pytest.fixture(scope="session")
 def hook():
     manager = pluggy.PluginManager("ft")
     manager.add_hookspecs(ft_hookspecs.specs)
-    for plugin in (alpaca, files, openai, sharegpt, templates, text):
+    for plugin in (alpaca, files, openai, sharegpt, templates, text, trl):
         manager.register(plugin)
     manager.check_pending()
     return manager.hook
