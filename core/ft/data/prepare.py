@@ -63,8 +63,8 @@ def prepare_supervised(
     return cached(run, build, columns, depends_on, conversations, counts)
 
 
-def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    """Plain texts as blocks of ``cutoff_len`` tokens, all of them learned.
+def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts, *, joined: bool = True) -> Dataset:
+    """Plain texts as blocks of ``cutoff_len`` tokens, all of them learned; ``joined``: a block may hold several texts.
 
     Raises:
         ConfigError: the tokenizer has no eos token, or no offsets.
@@ -78,9 +78,10 @@ def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts) -> D
 
     def build(made: DataCounts) -> Iterator[Sample]:
         batches = batched(map(plain_text, documents), options.preprocessing_batch_size)
-        return (block.row(weighted=False) for block in blocks(batches, tokenizer, options.cutoff_len, made))
+        cut = blocks(batches, tokenizer, options.cutoff_len, made, joined=joined)
+        return (block.row(weighted=False) for block in cut)
 
-    return cached(run, build, COLUMNS, ("text", str(options.cutoff_len)), documents, counts)
+    return cached(run, build, COLUMNS, ("text", str(options.cutoff_len), str(joined)), documents, counts)
 
 
 def plain_text(example: Example) -> str:

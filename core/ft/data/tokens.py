@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TOO_LONG: Final = "longer than cutoff_len"
 NO_ROOM: Final = "longer than cutoff_len even without most of its content"
 NOTHING_TO_LEARN: Final = "no token to learn"
+ALONE: Final = "tokens left out that would be alone in a block"
 
 
 def supervise(
@@ -82,7 +83,12 @@ def supervise_batch(
 
 
 def blocks(
-    texts: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, size: int, counts: DataCounts
+    texts: Iterable[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+    counts: DataCounts,
+    *,
+    joined: bool = True,
 ) -> Iterator[Tokens]:
     """Plain texts, each followed by eos, concatenated and cut into blocks of ``size`` tokens; the rest is kept.
 
@@ -91,6 +97,7 @@ def blocks(
         tokenizer: must have an eos token.
         size: tokens in a block.
         counts: receives the tokens.
+        joined: begin each block where the last one ended; otherwise each text begins a block of its own.
 
     Raises:
         ConfigError: the tokenizer has no eos token.
@@ -103,11 +110,22 @@ def blocks(
         for encoding in encode_batch(tokenizer, batch):
             buffer += encoding.ids
             buffer.append(eos)
+            if not joined:
+                yield from _cut(buffer, size, counts)
+                buffer.clear()
         whole = len(buffer) // size * size
-        yield from (_block(buffer[start : start + size], counts) for start in range(0, whole, size))
+        yield from _cut(buffer[:whole], size, counts)
         del buffer[:whole]
-    if len(buffer) > 1:  # a single token predicts nothing
-        yield _block(buffer, counts)
+    yield from _cut(buffer, size, counts)
+
+
+def _cut(ids: list[int], size: int, counts: DataCounts) -> Iterator[Tokens]:
+    """Blocks of ``size`` tokens and the rest, but for a single token, which predicts nothing."""
+    for block in (ids[start : start + size] for start in range(0, len(ids), size)):
+        if len(block) > 1:
+            yield _block(block, counts)
+        else:
+            counts.repaired[ALONE] = counts.repaired.get(ALONE, 0) + 1
 
 
 def _block(ids: list[int], counts: DataCounts) -> Tokens:
