@@ -134,8 +134,24 @@ def generate(
     """
     encoded: list[list[int]] = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     answers = sample(model, tokenizer, encoded, stop=stop, **settings)
+    return answer_texts(tokenizer, answers, stop, skip_special_tokens=skip_special_tokens)
+
+
+def answer_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[Sequence[int]],
+    stop: Sequence[str] = (),
+    *,
+    skip_special_tokens: bool = True,
+) -> list[str]:
+    """What :func:`sample` returned as text, without special tokens and stop texts, or as it was produced."""
     texts: list[str] = [tokenizer.decode(ids, skip_special_tokens=skip_special_tokens) for ids in answers]
     return [_before(text, stop) for text in texts] if skip_special_tokens else texts
+
+
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> set[int]:
+    """The tokens that end an answer of this model: its own, the tokenizer's, and stop texts that are one token."""
+    return set(_stops(model, tokenizer, stop).get("eos_token_id", ()))
 
 
 def _check_room(prompt_ids: Sequence[Sequence[int]], rooms: Sequence[int], max_length: int | None) -> None:
