@@ -34,8 +34,8 @@ def is_local(name: str) -> bool:
     return Path(name).expanduser().exists() or is_path(name)
 
 
-def folder_of(name: str, plan: Plan) -> Path:
-    """The folder of an adapter, fetched from the hub if need be.
+def folder_of(name: str, plan: Plan, key: str = "adapter_name_or_path") -> Path:
+    """The folder of an adapter that ``key`` names, fetched from the hub if need be.
 
     Raises:
         ConfigError: the path does not exist.
@@ -49,7 +49,7 @@ def folder_of(name: str, plan: Plan) -> Path:
 
         repo, _, revision = name.partition("@")
         folder = download(repo, revision or "main", plan.of(ModelOptions).hf_hub_token, ("*.json", "*.safetensors"))
-    check_adapter(folder, str(plan.sources.get("adapter_name_or_path", "")))
+    check_adapter(folder, str(plan.sources.get(key, "")))
     return folder
 
 
@@ -97,6 +97,16 @@ def take_up(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     with _blamed(folder):
         return _load(model, folder, trainable=True)
+
+
+def put_on(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter that stays as it is.
+
+    Raises:
+        DataError: it was made for another model.
+    """
+    with _blamed(folder):
+        return _load(model, folder, trainable=False)
 
 
 def _load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:

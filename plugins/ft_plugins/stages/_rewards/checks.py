@@ -1,0 +1,123 @@
+"""What the keys of a reward cannot be, found while planning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ft_hookspecs import Problem
+from ft_plugins.models.local import is_path
+from ft_plugins.stages._rewards.api import shown_url
+from ft_plugins.stages._rewards.options import RewardOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ft_hookspecs import Plan
+
+ONLY_FOR = {
+    "reward_model_adapters": "full",
+    "reward_model_quantization_bit": "full",
+    "reward_model_token": "api",
+}
+"""Keys that act with one ``reward_model_type`` alone."""
+
+HEAD = "value_head.safetensors"
+ADAPTER = "adapter_config.json"
+
+
+def reward_problems(plan: Plan) -> Iterator[Problem]:
+    """What cannot be; whether anything gives a reward at all is the core's question, who knows the plugins' hooks."""
+    options = plan.of(RewardOptions)
+    if options.reward_model is None:
+        yield from _without_model(plan)
+        return
+    kind = options.reward_model_type
+    for key, wanted in ONLY_FOR.items():
+        if plan.get(key) is not None and kind != wanted:
+            yield Problem(
+                f"{key} does nothing with reward_model_type: {kind}",
+                why=f"only `{wanted}` heeds it",
+                remedy=f"take it out, or set reward_model_type: {wanted}",
+                keys=(key, "reward_model_type"),
+            )
+    yield from _api(options.reward_model) if kind == "api" else _files(options)
+    if kind == "lora":
+        yield from _second_adapter(plan)
+
+
+def _without_model(plan: Plan) -> Iterator[Problem]:
+    """Only keys that the user wrote are at fault."""
+    for key, field in RewardOptions.model_fields.items():
+        if plan.is_set(key) and plan.get(key) != field.default:
+            yield Problem(
+                f"{key} without reward_model", why="it says nothing without it", remedy="set reward_model", keys=(key,)
+            )
+
+
+def _api(url: str) -> Iterator[Problem]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield Problem(
+            f"reward_model: {shown_url(url)!r} is no http or https URL",
+            why="reward_model_type: api posts the answers to a server",
+            remedy="write the URL, or set reward_model_type to lora or full for a folder",
+            keys=("reward_model", "reward_model_type"),
+        )
+    if parts.username or parts.password:
+        yield Problem(
+            "reward_model holds a user or password",
+            why="it would be shown wherever the URL is",
+            remedy="set the environment variable FT_REWARD_MODEL_TOKEN; it is sent as bearer token",
+            keys=("reward_model",),
+        )
+
+
+def _files(options: RewardOptions) -> Iterator[Problem]:
+    """A folder of this machine is looked into; a hub id is fetched and looked into when the run begins."""
+    name = options.reward_model or ""
+    if "://" in name:
+        yield Problem(
+            f"reward_model is a URL, and reward_model_type is {options.reward_model_type}",
+            remedy="set reward_model_type: api, or give the folder of a reward model",
+            keys=("reward_model_type", "reward_model"),
+        )
+        return
+    key = "reward_model"
+    if options.reward_model_adapters:
+        key, name = "reward_model_adapters", options.reward_model_adapters.split(",")[-1].strip()
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if is_path(name):
+            yield Problem(f"{key}: {name!r} does not exist", remedy="give the folder that stage: rm saved", keys=(key,))
+        return
+    wanted = [HEAD] if options.reward_model_type == "full" else [ADAPTER, HEAD]
+    for missing in [file for file in wanted if not (folder / file).is_file()]:
+        yield Problem(
+            f"{key}: the folder {name!r} holds no reward model: {missing} is missing",
+            why="a reward model is an adapter with a value head" if missing == ADAPTER else "it has no value head",
+            remedy="give the folder that stage: rm saved"
+            + (", or set reward_model_type: full for a whole model" if missing == ADAPTER else ""),
+            keys=(key,),
+            exit_code=4,
+        )
+
+
+def _second_adapter(plan: Plan) -> Iterator[Problem]:
+    """The policy must be a frozen base with an adapter, and whole on each process."""
+    tuning = plan.plugin("adapters")
+    if tuning is not None and tuning.name != "lora":
+        yield Problem(
+            f"reward_model_type: lora with finetuning_type: {tuning.name}",
+            why="the reward adapter needs the frozen base that it was trained on, and this policy changes it",
+            remedy="set reward_model_type: full (the reward model is then loaded beside the policy)",
+            keys=("reward_model_type", "finetuning_type"),
+        )
+    if sharded := [key for key in ("fsdp", "deepspeed") if plan.get(key)]:
+        yield Problem(
+            f"reward_model_type: lora with {sharded[0]}",
+            why="layers that are sharded over processes cannot be exchanged",
+            remedy="set reward_model_type: full or api",
+            keys=("reward_model_type", sharded[0]),
+        )
