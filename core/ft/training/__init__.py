@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
     from ft.training.trainer import PackedTrainer
+    from ft.training.values import ValueHead, attach_value_head, load_value_head, save_value_head, value_head
 
 _HOMES: Final = {
     "Engine": "engine",
     "PackedBatch": "packing",
     "PackedTrainer": "trainer",
+    "ValueHead": "values",
+    "attach_value_head": "values",
     "checkpoint_to_resume": "checkpoints",
     "choose_dtype": "precision",
     "evaluate_loss": "measures",
@@ -31,18 +34,23 @@ _HOMES: Final = {
     "generation_settings": "generation",
     "idle_generation_keys": "generation",
     "latest_checkpoint": "checkpoints",
+    "load_value_head": "values",
     "pack": "packing",
     "pad": "packing",
     "per_sequence": "packing",
     "precision_problems": "precision",
     "sample": "generation",
+    "save_value_head": "values",
     "training_arguments": "arguments",
+    "value_head": "values",
 }
 
 __all__ = [
     "Engine",
     "PackedBatch",
     "PackedTrainer",
+    "ValueHead",
+    "attach_value_head",
     "checkpoint_to_resume",
     "choose_dtype",
     "evaluate_loss",
@@ -52,12 +60,15 @@ __all__ = [
     "generation_settings",
     "idle_generation_keys",
     "latest_checkpoint",
+    "load_value_head",
     "pack",
     "pad",
     "per_sequence",
     "precision_problems",
     "sample",
+    "save_value_head",
     "training_arguments",
+    "value_head",
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from ft.data import IGNORE
 from ft.errors import ConfigError, TrainingError
 from ft.training import attention
 from ft.training.capability import base_dtype, obstacles, unwrap
-from ft.training.head import label_head
+from ft.training.head import label_head, log_probs_and_entropy, picked, replaced_forward
 from ft.training.packing import PackedBatch, pack, pad
+from ft.training.values import instead_of_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ class Engine:
         decide: told each decision with its reason.
 
     Attributes:
+        base: the transformers model itself.
         packed: which step runs.
         reason: why it is the padded one; empty when it is not.
 
@@ -57,9 +59,12 @@ class Engine:
         decide: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
+        self.base: Any = unwrap(model)
+        self.attention = attention
         self.demanded = attention == "packed"
         self.decide = decide
         self.checked = False
+        self._others: dict[nn.Module, Engine] = {}
         self.reason = "attention: padded" if attention == "padded" else "; ".join(obstacles(model))
         if self.demanded and self.reason:
             raise ConfigError(
@@ -69,7 +74,7 @@ class Engine:
                 remedy="set attention: auto or padded",
             )
         self.packed = not self.reason
-        self._sums_losses = "kwargs" in inspect.signature(unwrap(model).forward).parameters
+        self._sums_losses = "kwargs" in inspect.signature(self.base.forward).parameters
         if self.packed:
             _switch_attention(model)
         else:
@@ -95,9 +100,68 @@ class Engine:
         return -(values if weights is None else values * weights).sum() / normaliser
 
     def log_probs(self, batch: PackedBatch, model: nn.Module | None = None) -> Tensor:
-        """The log-probability of each label of the batch in order: (L,), fp32."""
+        """The log-probability of each label of the batch in order: (L,), fp32.
+
+        Any other model, such as a reference, may be given too: it has an engine of its own, made at first use.
+        """
         model = model or self.model
+        if _bare(model) is not self.base:
+            return self._other(model, batch).log_probs(batch)
         return self._packed(model, batch).reshape(-1) if self.packed else _padded_log_probs(model, batch)
+
+    def scores(self, batch: PackedBatch, head: nn.Module, model: nn.Module | None = None) -> Tensor:
+        """``head`` of the hidden state of each sequence's last token: (S,), fp32.
+
+        Args:
+            batch: its labels do not matter.
+            head: normally the model's own :class:`ft.training.ValueHead`: hidden states (…, h) → (…).
+            model: as for :meth:`cross_entropy`.
+        """
+        model = model or self.model
+        if self.packed:
+            last = (batch["cu_seqlens"][1:] - 1).long()
+            with replaced_forward(self.base.get_output_embeddings(), lambda hidden: head(hidden)[..., None]):
+                return self._forward(model, batch, last).reshape(-1)
+        padded = pad(batch)
+        ends = padded["attention_mask"].sum(1) - 1
+
+        def compute(hidden: Tensor, _: Tensor) -> Tensor:
+            values: Tensor = head(hidden[torch.arange(len(ends), device=ends.device), ends])
+            return values
+
+        return self._padded(model, padded, compute, with_logits=False)
+
+    def values(
+        self, batch: PackedBatch, head: nn.Module, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each label, in one forward: its log-probability, the value and the entropy before it; each (L,), fp32.
+
+        Value and entropy (in nats, without gradient) are those of the state that predicts the label: what is expected
+        before it is known. Arguments as for :meth:`scores`.
+        """
+        model = model or self.model
+        if self.packed:
+            language_head, targets = self.base.get_output_embeddings(), batch["targets"]
+            own = language_head.forward
+
+            def three(hidden: Tensor) -> Tensor:
+                rows = hidden[0]
+                return torch.stack([*log_probs_and_entropy(language_head, own, rows, targets), head(rows)], -1)[None]
+
+            with replaced_forward(language_head, three):
+                found = self._forward(model, batch, batch["rows"])[0]
+        else:
+            padded = pad(batch)
+            labels = padded["labels"][:, 1:]
+            supervised = labels != IGNORE
+
+            def compute(hidden: Tensor, logits: Tensor) -> Tensor:
+                rows = picked(logits[:, :-1][supervised], labels[supervised], entropy=True)
+                return torch.stack([*rows, head(hidden[:, :-1][supervised])], -1)
+
+            found = self._padded(model, padded, compute, with_logits=True)
+        log_probs, entropy, values = found.unbind(-1)
+        return log_probs, values, entropy.detach()
 
     def check(self, batch: PackedBatch, model: nn.Module | None = None) -> None:
         """On the first batch, compare the two steps on a small part of it and keep to the padded one if they differ.
@@ -121,17 +185,36 @@ class Engine:
         self.decide(f"batches are padded: {self.reason}")
 
     def _packed(self, model: nn.Module, batch: PackedBatch, scale: Tensor | None = None) -> Tensor:
-        head = unwrap(self.model).get_output_embeddings()  # type: ignore[operator]  # a PreTrainedModel, see obstacles
-        with label_head(head, batch["targets"], scale):
-            outputs = model(
-                input_ids=batch["input_ids"],
-                position_ids=batch["position_ids"],
-                logits_to_keep=batch["rows"],
-                use_cache=False,
-                **attention.boundaries(batch),
-            )
-        logits: Tensor = outputs.logits
+        with label_head(self.base.get_output_embeddings(), batch["targets"], scale):
+            return self._forward(model, batch, batch["rows"])
+
+    def _forward(self, model: nn.Module, batch: PackedBatch, rows: Tensor) -> Tensor:
+        """What the head returns for some rows of the packed batch."""
+        logits: Tensor = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            logits_to_keep=rows,
+            use_cache=False,
+            **attention.boundaries(batch),
+        ).logits
         return logits
+
+    def _padded(
+        self, model: nn.Module, padded: dict[str, Tensor], compute: Callable[[Tensor, Tensor], Tensor], **kwargs: Any
+    ) -> Tensor:
+        """``compute(hidden, logits)`` of the padded forward, see :func:`instead_of_logits`."""
+        inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+        with instead_of_logits(self.base, compute, **kwargs):
+            logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    def _other(self, model: nn.Module, batch: PackedBatch) -> Engine:
+        """The engine of another model, which proves itself on the first batch it gets."""
+        if model not in self._others:
+            name = type(_bare(model)).__name__
+            self._others[model] = Engine(model, self.attention, lambda line: self.decide(f"another {name}: {line}"))
+        self._others[model].check(batch)
+        return self._others[model]
 
     def _difference(self, batch: PackedBatch, model: nn.Module) -> tuple[float, float]:
         """Mean absolute difference of the two steps, the largest over all processes, and the tolerance."""
@@ -159,6 +242,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The transformers model inside torch.compile, DDP and PEFT."""
+    for wrapper in ("_orig_mod", "module", "_orig_mod"):
+        model = getattr(model, wrapper, model)
+    return unwrap(model)
 
 
 def _switch_attention(model: nn.Module) -> None:

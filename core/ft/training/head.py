@@ -34,6 +34,19 @@ OWN_FORWARD_ROWS: Final = 256
 
 
 @contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, calling the module calls ``forward``; its hooks run as ever."""
+    hooked = module.__dict__.get("forward")  # accelerate's hooks live here; they are put back
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if hooked is not None:
+            module.__dict__["forward"] = hooked
+
+
+@contextmanager
 def label_head(head: nn.Module, targets: Tensor, scale: Tensor | None = None) -> Iterator[None]:
     """While open, ``head(hidden)`` returns for hidden states (1, L, h), instead of logits,
 
@@ -41,7 +54,6 @@ def label_head(head: nn.Module, targets: Tensor, scale: Tensor | None = None) ->
     - without: log p(target) of each row, shape (1, L, 1).
     """
     own = head.forward
-    hooked = head.__dict__.get("forward")  # accelerate's hooks live here; they are put back
 
     def forward(hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -49,13 +61,8 @@ def label_head(head: nn.Module, targets: Tensor, scale: Tensor | None = None) ->
             return log_probs(head, own, rows, targets).view(1, -1, 1)
         return cross_entropy(head, own, rows, targets, scale).view(1, 1, 1)
 
-    head.__dict__["forward"] = forward
-    try:
+    with replaced_forward(head, forward):
         yield
-    finally:
-        del head.__dict__["forward"]
-        if hooked is not None:
-            head.__dict__["forward"] = hooked
 
 
 def cross_entropy(
@@ -63,7 +70,7 @@ def cross_entropy(
 ) -> Tensor:
     """Σ scale · -log p(target), an fp32 scalar, for hidden (L, h), targets (L,) and scale (L,) in fp32."""
     if not is_linear(head):
-        return -(scale @ _by_own_forward(own, hidden, targets))
+        return -(scale @ _by_own_forward(own, hidden, targets)[0])
     operands = _operands(head, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         loss: Tensor = _CrossEntropy.apply(*operands, targets, scale)  # type: ignore[no-untyped-call]  # torch's gap
@@ -72,11 +79,18 @@ def cross_entropy(
 
 def log_probs(head: nn.Module, own: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
     """The log-probability of each target, (L,) in fp32, whose gradient is scaled a row at a time in the backward."""
+    return log_probs_and_entropy(head, own, hidden, targets, entropy=False)[0]
+
+
+def log_probs_and_entropy(
+    head: nn.Module, own: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """:func:`log_probs`, and the entropy of each row's distribution in nats, (L,) in fp32, without gradient."""
     if not is_linear(head):
-        return _by_own_forward(own, hidden, targets)
+        return _by_own_forward(own, hidden, targets, entropy)
     operands = _operands(head, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
-        values: Tensor = _LogProbs.apply(*operands, targets)  # type: ignore[no-untyped-call]  # torch's gap
+        values: tuple[Tensor, Tensor] = _LogProbs.apply(*operands, targets, entropy)  # type: ignore[no-untyped-call]  # torch's gap
     return values
 
 
@@ -95,14 +109,30 @@ def _operands(head: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor |
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _by_own_forward(own: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+def picked(logits: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the targets and entropies (zeros unless they are asked for) of logits (n, V): (n,), (n,)."""
+    scores = functional.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return scores.gather(1, targets[:, None])[:, 0], _entropy(scores) if entropy else scores.new_zeros(len(scores))
+
+
+def _entropy(scores: Tensor) -> Tensor:
+    """Of log-probabilities (n, V), some perhaps -inf: (n,)."""
+    entropies: Tensor = torch.special.entr(scores.detach().exp()).sum(-1)
+    return entropies
+
+
+def _by_own_forward(
+    own: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities through the head's own forward; logits are made again in the backward: one more product."""
 
-    def chunk(x: Tensor, y: Tensor) -> Tensor:
-        return functional.log_softmax(own(x), dim=-1, dtype=torch.float32).gather(1, y[:, None])[:, 0]
+    def chunk(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return picked(own(x), y, entropy)
 
     parts = [slice(start, start + OWN_FORWARD_ROWS) for start in range(0, max(len(hidden), 1), OWN_FORWARD_ROWS)]
-    return torch.cat([checkpoint(chunk, hidden[part], targets[part], use_reentrant=False) for part in parts])
+    found = [checkpoint(chunk, hidden[part], targets[part], use_reentrant=False) for part in parts]
+    values, entropies = (torch.cat(each) for each in zip(*found, strict=True))
+    return values, entropies
 
 
 class _Gradients(NamedTuple):
@@ -123,11 +153,16 @@ class _Gradients(NamedTuple):
 
 
 def _sweep(
-    operands: tuple[Tensor, Tensor, Tensor | None], targets: Tensor, factor: Tensor, wanted: tuple[bool, ...]
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    targets: Tensor,
+    factor: Tensor,
+    wanted: tuple[bool, ...],
+    entropies: Tensor | None = None,
 ) -> tuple[Tensor, _Gradients]:
     """The log-probability of each target, (L,), and the gradients of Σ factor · -log p(target), in one pass.
 
-    The derivative in the logits is softmax - onehot; ``factor`` multiplies rows of h values, never of V.
+    The derivative in the logits is softmax - onehot; ``factor`` multiplies rows of h values, never of V. The entropy of
+    each row is written into ``entropies`` (L,).
     """
     hidden, weight, bias = operands
     values = hidden.new_empty(len(hidden), dtype=torch.float32)
@@ -137,6 +172,8 @@ def _sweep(
         x, y, scale = hidden[part], targets[part], factor[part, None].to(hidden.dtype)
         scores = functional.log_softmax(functional.linear(x, weight, bias), dim=-1, dtype=torch.float32)
         values[part] = scores.gather(1, y[:, None])[:, 0]
+        if entropies is not None:
+            entropies[part] = _entropy(scores)
         if not any(wanted):
             continue
         scores.exp_()[torch.arange(len(y), device=y.device), y] -= 1
@@ -185,23 +222,27 @@ class _LogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         ctx.frozen = not any(ctx.needs_input_grad[1:])
         wanted = (ctx.frozen and ctx.needs_input_grad[0], False, False)
         factor = torch.full((len(hidden),), -1.0, device=hidden.device)
-        values, gradients = _sweep((hidden, weight, bias), targets, factor, wanted)
+        entropies = torch.zeros_like(factor)
+        values, gradients = _sweep((hidden, weight, bias), targets, factor, wanted, entropies if entropy else None)
+        ctx.mark_non_differentiable(entropies)
         if ctx.frozen:
             ctx.save_for_backward(gradients.hidden)
         else:
             ctx.save_for_backward(hidden, weight, bias, targets)
-        return values
+        return values, entropies
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (rows,) = grad_outputs
+        rows = grad_outputs[0]
         if ctx.frozen:
             (derivative,) = ctx.saved_tensors
-            return derivative * rows[:, None].to(derivative.dtype), None, None, None
+            return derivative * rows[:, None].to(derivative.dtype), None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         _, gradients = _sweep((hidden, weight, bias), targets, -rows, ctx.needs_input_grad)
-        return *(None if each is None else each.to(weight.dtype) for each in gradients), None
+        return *(None if each is None else each.to(weight.dtype) for each in gradients), None, None

@@ -13,6 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ft.training.checkpoints import random_state, restore_random_state, staged
 from ft.training.trees import load_tree, save_tree
+from ft.training.values import load_value_head, save_value_head, value_head
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -84,9 +85,24 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        model.save_pretrained(folder, state_dict=state_dict)
+        save_value_head(model, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_value_head(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_value_head(self.state.best_model_checkpoint)
+
+    def _load_value_head(self, checkpoint: str) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if value_head(model) is not None:
+            load_value_head(model, checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
