@@ -109,8 +109,10 @@ def open_binary(file: Path) -> IO[bytes]:
 
 def check_beginning(stream: IO[bytes], path: str) -> None:
     """Refuse what is empty, and UTF-16 by its mark; the stream is at its beginning after it."""
-    beginning = stream.read(64)
-    if not beginning.strip():
+    beginning = first = stream.read(64)
+    while first and not first.strip():
+        first = stream.read(json_rows.BLOCK)
+    if not first:
         raise DataError("the data file is empty", where=f"{path}:1", remedy="give a file with rows")
     if beginning.startswith(UTF16):
         raise DataError(

@@ -23,6 +23,18 @@ SPACE: Final = re.compile(r"[ \t\r\n]*")
 OBJECTS: Final = "each row is a JSON object"
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ``json`` would silently take the last of two values of one key."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return made
+
+
+DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def read_json(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
     """The rows of a stream at its beginning; ``where`` is ``path:line`` of the row's first character."""
     first = b""
@@ -43,7 +55,7 @@ def read_lines(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
 def _line(line: bytes, where: str) -> Row | DataError:
     try:
         text = line.decode("utf-8").rstrip("\r\n")
-        return as_row(json.loads(text), where)
+        return as_row(DECODER.decode(text), where)
     except UnicodeDecodeError as error:
         return not_utf8(f"{where}:{error.start + 1}", line[error.start])
     except json.JSONDecodeError as error:
@@ -124,7 +136,6 @@ class Scanner:
         self._at = 0
         self._line = 1
         self._line_start = 0  # of the current line in _text; negative when it began in an earlier block
-        self._decoder = json.JSONDecoder()
 
     @property
     def where(self) -> str:
@@ -146,7 +157,7 @@ class Scanner:
         """The value that begins here."""
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # At the end of the block a value may just be incomplete; an unfinished string is known by its start.
                 open_end = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated")
