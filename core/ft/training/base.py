@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from ft_hookspecs import Run
+
 
 class RunTrainer(SavingTrainer):
     """A trainer that a signal ends well, whose optimizer is the run's, and whose best metric must be measured.
@@ -73,3 +75,9 @@ class RunTrainer(SavingTrainer):
                 why=f"the evaluation gives {', '.join(measured)}",
                 remedy=did_you_mean(name, measured) or "name one of them",
             ) from error
+
+
+def eval_dataset(run: Run) -> Any:
+    """One set plainly, so that its loss is ``eval_loss``; several by name, as ``eval_<name>_loss``."""
+    sets = list(run.eval_datasets.values())
+    return sets[0] if len(sets) == 1 else run.eval_datasets or None
