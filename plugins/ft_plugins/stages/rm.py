@@ -1,0 +1,93 @@
+"""Reward modelling: a value head on the model learns to score a better answer above a worse one.
+
+The loss is -log σ(r_chosen - r_rejected), averaged over the pairs of a whole optimizer step: the Bradley-Terry model of
+Ouyang et al. 2022 (arXiv:2203.02155). The score of an answer is taken at its last token, the end of its turn.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ft_hookspecs import Problem, hookimpl
+from ft_plugins.adapters import _earlier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from datasets import Dataset
+    from transformers import Trainer, TrainerCallback
+
+    from ft_hookspecs import DataCounts, Example, Plan, Run
+
+ft_api_version = 1
+
+PREDICTIONS: Final = "generated_predictions.jsonl"
+VALUE_HEAD: Final = "value_head.safetensors"
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
+    if plan.get("do_predict") and not (plan.get("eval_dataset") or plan.get("val_size")):
+        yield Problem(
+            "there are no pairs to predict",
+            why="do_predict writes the scores of the evaluation data",
+            remedy="set eval_dataset or val_size, or take do_predict out",
+            keys=("do_predict",),
+        )
+
+
+@hookimpl
+def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
+    from ft.data import prepare_pairs
+
+    return prepare_pairs(run, examples, counts)
+
+
+@hookimpl
+def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
+    from ft.training import attach_value_head
+    from ft_plugins.stages._trainers.rm import PairwiseTrainer
+
+    assert run.model is not None
+    attach_value_head(run.model, scores_only=True)
+    take_up_head(run)
+    return PairwiseTrainer.for_run(run, callbacks)
+
+
+def take_up_head(run: Run) -> None:
+    """Start from the value head of the adapter or model that the run starts from, if it has one; said either way."""
+    from ft.training import load_value_head
+
+    assert run.model is not None
+    assert run.model_files is not None
+    adapters = [_earlier.folder_of(name, run.plan) for name in _earlier.names(run.plan)]
+    for folder in (*adapters[-1:], Path(run.model_files.path)):
+        if (folder / VALUE_HEAD).is_file():
+            load_value_head(run.model, folder)
+            run.decide(f"the value head is that of {folder}")
+            return
+    run.decide("the value head is new: what this run starts from has none")
+
+
+@hookimpl
+def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
+    from ft.training import evaluate_measures
+
+    return evaluate_measures(run, trainer, when)
+
+
+@hookimpl
+def ft_predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
+    """``generated_predictions.jsonl``: both scores of each evaluation pair in order, with several sets their names."""
+    several = len(run.eval_datasets) > 1
+    metrics: dict[str, float] = {}
+    lines: list[str] = []
+    for name, dataset in run.eval_datasets.items():
+        rows, means = trainer.predictions(dataset, f"predict_{name}" if several else "predict")
+        metrics |= means
+        lines += [json.dumps({"dataset": name, **row} if several else row) for row in rows]
+    if trainer.is_world_process_zero():
+        (run.output_dir / PREDICTIONS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return metrics
