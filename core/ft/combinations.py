@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ft.schedules import schedule_problems
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -34,12 +35,20 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
     yield from _evaluation(plan, manager)
     if plan.get("load_best_model_at_end"):
         yield from _best(plan)
+    elif plan.get("early_stopping_steps"):
+        yield Problem(
+            "early_stopping_steps needs load_best_model_at_end",
+            why="training stops when evaluations no longer improve on the best, which is then the model to keep",
+            remedy="set load_best_model_at_end: true, and eval_strategy and save_strategy alike",
+            keys=("early_stopping_steps",),
+        )
+    yield from schedule_problems(plan)
 
 
 def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:
     """Asking for evaluation without saying on what; a plugin beside the stage may measure something else."""
     measured = any(info.kind != "stages" for info in manager.implementers("ft_evaluate"))
-    needing = ("load_best_model_at_end",) if measured else ("load_best_model_at_end", "do_eval", "eval_on_start")
+    needing = ("load_best_model_at_end", "do_predict", *(() if measured else ("do_eval", "eval_on_start")))
     asked = [key for key in needing if plan.get(key)]
     asked += ["eval_strategy"] if plan.get("eval_strategy", "no") != "no" else []
     asked += ["save_strategy"] if plan.get("save_strategy") == "best" else []

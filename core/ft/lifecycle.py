@@ -129,9 +129,13 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer`` and ``ft_reward`` through
     ``run.rewarders``.
     """
+    from transformers import EarlyStoppingCallback
+
     from ft.training.rows import RowCallback
 
     callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
+    if patience := run.plan.get("early_stopping_steps"):
+        callbacks.append(EarlyStoppingCallback(patience))
     rows = RowCallback(run, plugins)
     run.rewarders = {info: rewarder(run, plugins, info) for info in plugins.implementers("ft_reward")}
     run.make_optimizer = lambda model: plugins.hook.ft_create_optimizer(run=run, model=model)

@@ -116,6 +116,54 @@ class DataOptions(PluginOptions):
         return self
 
 
+class PackingOptions(PluginOptions):
+    """Whether short samples share a row."""
+
+    packing: bool | None = Field(
+        default=None,
+        description="Fill rows of `cutoff_len` tokens with several samples, which do not see each other; a row is then "
+        "what `per_device_train_batch_size` counts. Unset: as the stage does.",
+    )
+    neat_packing: bool = Field(default=False, description="The same as `packing`, which always keeps samples apart.")
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if self.neat_packing and self.packing is False:
+            raise ValueError("packing: false and neat_packing: true contradict each other")
+        return self
+
+    @property
+    def packs(self) -> bool | None:
+        """Whether packing was asked for; ``None``: nothing was said."""
+        return self.neat_packing or self.packing
+
+
+class ReferenceOptions(PluginOptions):
+    """What the policy of a preference method is compared with."""
+
+    ref_model: str | None = Field(
+        default=None,
+        description="The reference: a model as for `model_name_or_path`. Unset: the model as it is before training.",
+    )
+    ref_model_adapters: str | None = Field(
+        default=None, description="Adapters of `ref_model`; several with commas, applied in this order."
+    )
+    ref_model_quantization_bit: int | None = Field(
+        default=None, description="Quantise `ref_model` to this many bits; no quantizer plugin can do that yet."
+    )
+
+    @model_validator(mode="after")
+    def _only_of_a_model(self) -> Self:
+        if self.ref_model_adapters and not self.ref_model:
+            raise ValueError("ref_model_adapters says nothing without ref_model: name the model that they belong to")
+        if self.ref_model_quantization_bit is not None:
+            raise ValueError(
+                "ref_model_quantization_bit: no quantizer plugin can quantise a second model; take it out, and ref_model "
+                "is loaded in the number format of the model that trains"
+            )
+        return self
+
+
 class GenerationOptions(PluginOptions):
     """How text is generated, wherever a run generates: predictions, rollouts, conversations."""
 
@@ -154,6 +202,12 @@ class RunOptions(PluginOptions):
     )
     do_predict: bool = Field(
         default=False, description="Write predictions for the evaluation data; needs a plugin that predicts."
+    )
+    early_stopping_steps: int | None = Field(
+        default=None,
+        gt=0,
+        description="Stop when this many evaluations in a row have not improved on the best; needs "
+        "`load_best_model_at_end`.",
     )
 
 

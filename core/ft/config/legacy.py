@@ -2,8 +2,9 @@
 
 The table is ``legacy.json``: ``renamed`` maps an old key to its new ``key`` (and its ``values``, where those
 changed too), ``settled`` holds keys whose question has one answer, even where transformers asks it still, and
-``unavailable`` those that LLaMA-Factory knows and this version does not, each with the value that asks for nothing. A
-key that some option model declares is never looked up here. Nothing is translated or left out without a note.
+``unavailable`` those that LLaMA-Factory knows and this version, or this run, does not, each with the value that asks for
+nothing (or a list of such). A key that some option model declares is never looked up here. Nothing is translated or left
+out without a note.
 """
 
 from __future__ import annotations
@@ -63,16 +64,23 @@ def translate(levels: Iterable[Mapping[str, Given]], known: Collection[str]) -> 
     return merged
 
 
-def settle(key: str, given: Given, merged: Translated) -> bool:
-    """Note or refuse a key without a successor; false when the table does not know it."""
+def settle(key: str, given: Given, merged: Translated, owner: str | None = None) -> bool:
+    """Note or refuse a key without a successor.
+
+    False when the table does not know it, or when it asks an ``owner``, a plugin that was not selected, for something.
+    """
     if key in (settled := table()["settled"]):
         neutral, why = settled[key]
     elif key in (unavailable := table()["unavailable"]):
-        neutral, why = [unavailable[key]], "it is not available in this version"
+        known = unavailable[key]
+        neutral = known if isinstance(known, list) else [known]
+        why = f"it belongs to {owner}, which this run does not use" if owner else "it is not available in this version"
     else:
         return False
     if neutral == "any" or given.value is None or any(_same(given.value, each) for each in neutral):
         merged.notes.append(f"{given.source}: {key} has no effect: {why}")
+    elif owner:
+        return False
     else:
         allowed = " or ".join(json.dumps(each) for each in neutral)
         merged.problems.append(

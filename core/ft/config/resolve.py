@@ -132,9 +132,12 @@ def _unknown(
     key: str, given: Given, merged: legacy.Translated, claims: _Claims, owner_of: OwnerOf
 ) -> Iterable[ConfigError]:
     """What to say of a key that no model of the composition declares; nothing where a note is enough."""
-    if owner := owner_of(key):
+    owner = owner_of(key)
+    if legacy.settle(key, given, merged, owner):
+        return
+    if owner:
         yield complaints.unselected(key, given.source, owner)
-    elif not legacy.settle(key, given, merged):
+    else:
         yield complaints.unknown(key, given.source, {*claims.fields, *legacy.old_names()})
 
 

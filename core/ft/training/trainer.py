@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ft.training.arguments import use_one_gpu
 from ft.training.engine import Engine
 from ft.training.measures import MeasuringTrainer
+from ft.training.noise import noisy_embeddings
 from ft.training.packing import PackedBatch, pack
 from ft.training.throughput import Throughput
 
@@ -59,6 +60,7 @@ class PackedTrainer(MeasuringTrainer):
         self.engine = Engine(model, attention, decide)
         self.throughput = Throughput()
         super().__init__(model, args, **{"data_collator": self.collate, **kwargs})
+        self.neftune_noise_alpha = None  # transformers would scale the noise by the row, not by each sequence
         self.model_accepts_loss_kwargs = True  # the loss is normalised by the whole step, not by accumulation
         self._dense_parameters = self.model.num_parameters(exclude_embeddings=True)
 
@@ -110,7 +112,8 @@ class PackedTrainer(MeasuringTrainer):
         """:meth:`loss`, scaled so that averaging gradients over processes makes it a mean over all their items."""
         self.engine.check(inputs, model)
         normaliser = self.items(inputs) if num_items_in_batch is None else num_items_in_batch
-        loss = self.loss(model, inputs, normaliser)
+        with noisy_embeddings(self.model, inputs, self.args.neftune_noise_alpha):
+            loss = self.loss(model, inputs, normaliser)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, {}) if return_outputs else loss

@@ -5,24 +5,42 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ft_hookspecs import hookimpl
+from ft.options import PackingOptions
+from ft_hookspecs import PluginOptions, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Run
+    from ft_hookspecs import DataCounts, Example, Plan, Run
 
 ft_api_version = 1
+
+
+class PtOptions(PackingOptions):
+    """How texts become blocks: unless ``packing`` is false, one goes on where the last one ended."""
+
+
+@hookimpl
+def ft_options() -> type[PluginOptions]:
+    return PtOptions
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
+    if plan.get("do_predict"):
+        yield Problem(
+            "pt predicts nothing", why="plain texts have no answers", remedy="take do_predict out", keys=("do_predict",)
+        )
 
 
 @hookimpl
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import prepare_text
 
-    return prepare_text(run, examples, counts)
+    return prepare_text(run, examples, counts, joined=run.plan.of(PtOptions).packs is not False)
 
 
 @hookimpl

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ft.options import DataOptions, PackingOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 
 if TYPE_CHECKING:
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
 ft_api_version = 1
 
 
-class SftOptions(PluginOptions):
-    """Which tokens of a conversation are learned."""
+class SftOptions(PackingOptions):
+    """Which tokens of a conversation are learned, by what loss, and what is measured."""
 
     train_on_prompt: bool = Field(False, description="Learn the prompts too, not only the assistant's turns.")
     mask_history: bool = Field(False, description="Learn only the last assistant turn of each conversation.")
+    use_dft_loss: bool = Field(
+        False, description="Weight the loss of each token by its own probability: dynamic fine-tuning."
+    )
+    compute_accuracy: bool = Field(
+        False, description="Measure in evaluation which share of the learned tokens is the likeliest one."
+    )
+    predict_with_generate: bool = Field(
+        False, description="With `do_predict`, answer the evaluation prompts and compare with the data's answers."
+    )
 
 
 @hookimpl
@@ -35,33 +45,68 @@ def ft_options() -> type[PluginOptions]:
 def ft_check(plan: Plan) -> Iterator[Problem]:
     options = plan.of(SftOptions)
     if options.train_on_prompt and options.mask_history:
+        yield _excludes("train_on_prompt", "mask_history", "one learns every turn, the other only the last answer")
+    if options.compute_accuracy and options.predict_with_generate:
+        yield _excludes("compute_accuracy", "predict_with_generate", "one compares tokens, the other whole answers")
+    if options.packs and plan.get("train_sampling_strategy") == "group_by_length":
+        yield _excludes("packing", "train_sampling_strategy", "packed rows are all of one length")
+    if options.predict_with_generate != bool(plan.get("do_predict")):
         yield Problem(
-            "train_on_prompt and mask_history cannot both be true",
-            why="one learns every turn, the other only the last answer",
-            remedy="choose one",
-            keys=("mask_history", "train_on_prompt"),
+            "do_predict and predict_with_generate need each other",
+            why="what sft predicts are generated answers",
+            remedy="set both to true, or take both out",
+            keys=("do_predict", "predict_with_generate"),
         )
+    elif options.predict_with_generate and (plan.get("max_new_tokens") or 0) >= plan.of(DataOptions).cutoff_len:
+        yield Problem(
+            "max_new_tokens leaves no room for a prompt in cutoff_len",
+            why="cutoff_len counts prompt and answer together",
+            remedy="raise cutoff_len, or lower max_new_tokens",
+            keys=("max_new_tokens", "cutoff_len"),
+        )
+
+
+def _excludes(one: str, other: str, why: str) -> Problem:
+    return Problem(f"{one} and {other} exclude each other", why=why, remedy="choose one", keys=(other, one))
 
 
 @hookimpl
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import prepare_supervised
+    from ft_plugins.stages._predict import remember
 
     options = run.plan.of(SftOptions)
-    return prepare_supervised(
+    dataset = prepare_supervised(
         run, examples, counts, train_on_prompt=options.train_on_prompt, mask_history=options.mask_history
     )
+    if options.predict_with_generate:
+        remember(run, dataset, examples)
+    return dataset
 
 
 @hookimpl
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
-    from ft.training import PackedTrainer
+    from ft.training import idle_generation_keys
+    from ft_plugins.stages._packing import pack_rows
+    from ft_plugins.stages._trainers.sft import SftTrainer
 
-    return PackedTrainer.for_run(run, callbacks)
+    options = run.plan.of(SftOptions)
+    for line in idle_generation_keys(run.plan, generates=options.predict_with_generate):
+        run.decide(line)
+    if options.packs and run.train_dataset is not None:
+        run.train_dataset = pack_rows(run, run.train_dataset)
+    return SftTrainer.for_run(run, callbacks, dft=options.use_dft_loss, accuracy=options.compute_accuracy)
 
 
 @hookimpl
 def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_loss
+    from ft.training import evaluate_measures
 
-    return evaluate_loss(run, trainer, when)
+    return evaluate_measures(run, trainer, when)
+
+
+@hookimpl
+def ft_predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
+    from ft_plugins.stages._predict import predict
+
+    return predict(run, trainer)

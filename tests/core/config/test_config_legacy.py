@@ -131,6 +131,7 @@ def test_the_table_holds_only_keys_that_the_core_does_not_declare() -> None:
 
 def test_new_names_exist_wherever_the_core_owns_them() -> None:
     elsewhere = {"pref_beta", "pref_loss", "pref_ftx", "freeze_trainable_modules", "freeze_trainable_layers"}
+    elsewhere |= {"num_beams", "max_length"}
     declared = {key for model, _ in MODELS for key in model.model_fields}
     new = {rule["key"] for rule in table()["renamed"].values()}
     assert new - declared == elsewhere | {"create_new_adapter"}
@@ -157,3 +158,16 @@ def test_what_transformers_would_heed_and_a_run_does_not_is_noted(tmp_path: Path
     (note,) = resolved.notes
     assert "has no effect" in note
     assert line.partition(":")[0] not in resolved.values
+
+
+def test_a_key_of_an_unselected_plugin_may_ask_for_nothing(tmp_path: Path) -> None:
+    def owned(text: str) -> Resolved:
+        path = tmp_path / "c.yaml"
+        path.write_text("model_name_or_path: m\n" + text)
+        return resolve(gather(path, (), {}), MODELS, owner_of=lambda _: "stages:sft")
+
+    for line in ("packing: false", "packing: null", "neat_packing: false", "predict_with_generate: false"):
+        (note,) = owned(line + "\n").notes
+        assert "it belongs to stages:sft" in note
+    with pytest.raises(Problems, match="stages:sft"):
+        owned("packing: true\n")

@@ -165,7 +165,7 @@ def test_rules_between_keys_name_the_places_of_both() -> None:
 def test_an_unselected_plugin_is_named_with_how_to_select_it() -> None:
     owners = {"lora_rank": "adapters:lora", "pref_beta": "stages:dpo, stages:kto"}
     with pytest.raises(Problems) as caught:
-        everything("model_name_or_path=m", "lora_rank=8", "pref_beta=0.2", owner_of=owners.get)
+        everything("model_name_or_path=m", "lora_rank=16", "pref_beta=0.2", owner_of=owners.get)
     first, second = caught.value.problems
     assert "adapters:lora" in first.what
     assert "--plugin adapters:lora" in first.remedy

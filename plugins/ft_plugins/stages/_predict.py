@@ -1,0 +1,97 @@
+"""Answers to the prompts of the evaluation data, beside the data's own, in ``generated_predictions.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from ft.options import GenerationOptions
+from ft_hookspecs import DataCounts, StashKey
+from ft_plugins.stages._scores import scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from datasets import Dataset
+    from transformers import Trainer
+
+    from ft_hookspecs import Example, Run
+
+    Remembered = list[tuple[Dataset, list[Example]]]
+
+BATCHES: Final = 4
+"""Batches that each process answers before their lines are written: prompts of similar length share a batch."""
+
+FILE: Final = "generated_predictions.jsonl"
+CONVERSATIONS: Final = StashKey["Remembered"]("conversations behind the data sets")
+
+
+def remember(run: Run, dataset: Dataset, examples: Iterable[Example]) -> None:
+    """Keep the conversations that a data set was made of, to ask their questions later."""
+    run.stash[CONVERSATIONS] = [*run.stash.get(CONVERSATIONS, []), (dataset, list(examples))]
+
+
+def predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
+    """Answer each evaluation set into a file of its own.
+
+    Returns:
+        ``predict_bleu-4``, ``predict_rouge-1``, ``-2``, ``-l`` (percent), ``predict_runtime`` (seconds) and
+        ``predict_samples_per_second``; with several sets ``predict_<set>_…``.
+    """
+    metrics: dict[str, float] = {}
+    for name, dataset in run.eval_datasets.items():
+        infix = f"{name}_" if len(run.eval_datasets) > 1 else ""
+        examples = next(kept for known, kept in run.stash[CONVERSATIONS] if known is dataset)
+        path = run.output_dir / f"{infix}{FILE}"
+        measured = _predict_set(run, trainer, examples, path)
+        metrics |= {f"predict_{infix}{key}": value for key, value in measured.items()}
+        run.tell(f"predictions: {path}")
+    return metrics
+
+
+def _predict_set(run: Run, trainer: Trainer, examples: list[Example], path: Path) -> dict[str, float]:
+    """Whole lines are written, in order, as answers come: what a killed run leaves can be read."""
+    from ft.data import prepare_prompts
+
+    counts = DataCounts()
+    prompts = prepare_prompts(run, examples, counts)
+    run.counts[path.stem] = counts
+    run.tell(f"data: {path.stem}: {counts}")
+    begin, rows = perf_counter(), []
+    target = path if trainer.is_world_process_zero() else Path(os.devnull)
+    with target.open("wb", buffering=0) as file:  # unbuffered: each line is one write, never half of one
+        for row in _answered(run, trainer, prompts):
+            rows.append(row)
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    seconds = perf_counter() - begin
+    similar = scores([row["predict"] for row in rows], [row["label"] for row in rows])
+    return {**similar, "runtime": round(seconds, 4), "samples_per_second": round(len(rows) / seconds, 3)}
+
+
+def _answered(run: Run, trainer: Trainer, prompts: Dataset) -> Iterator[dict[str, str]]:
+    """Rows of the file in the order of the data, some batches of each process at a time."""
+    from accelerate.utils import gather_object
+    from transformers import set_seed
+
+    from ft.training import generate, generation_settings
+
+    assert run.template is not None
+    processes, batch = trainer.args.world_size, trainer.args.per_device_eval_batch_size
+    settings = {
+        "stop": run.template.stop,
+        "batch_size": batch,
+        "skip_special_tokens": run.plan.of(GenerationOptions).skip_special_tokens,
+        **generation_settings(run.plan),
+    }
+    set_seed(trainer.args.seed)  # what is drawn does not depend on the training before it
+    for part in prompts.iter(batch * BATCHES * processes):
+        mine = part["prompt"][trainer.args.process_index :: processes]
+        answers = gather_object(generate(run.model, run.tokenizer, mine, **settings))
+        order = chain.from_iterable(range(first, len(part["prompt"]), processes) for first in range(processes))
+        in_order = [answer for _, answer in sorted(zip(order, answers, strict=True))]
+        rows = zip(part["prompt"], in_order, part["answer"], strict=True)
+        yield from ({"prompt": prompt, "predict": answer, "label": label} for prompt, answer, label in rows)
