@@ -6,20 +6,22 @@ Each phase is a line here and a function below; a hook is called nowhere else. W
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ft import surgery
 from ft.errors import DataError, PluginError, Stopped
 from ft.record import Journal
-from ft_hookspecs import Run
+from ft_hookspecs import OtherModel, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from datasets import Dataset
 
+    from ft.data import Examples
     from ft.plugins import PluginManager
-    from ft_hookspecs import DataCounts, Example, Plan, PluginInfo
+    from ft_hookspecs import DataCounts, Plan, PluginInfo
 
 
 def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda _: None) -> Run:
@@ -80,22 +82,28 @@ def prepare_data(run: Run, plugins: PluginManager) -> None:
     from ft.data import load_splits
 
     for split, examples, counts in load_splits(plugins.hook, run.plan):
-        dataset = tokenise(run, plugins, examples, counts)
+        dataset = tokenise(run, plugins, split, examples, counts)
         run.counts[split] = counts
-        run.tell(f"data: {split}: {counts}")
         if split == "train":
             run.train_dataset = dataset
         else:
             run.eval_datasets[split] = dataset
 
 
-def tokenise(run: Run, plugins: PluginManager, examples: Iterable[Example], counts: DataCounts) -> Dataset:
+def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, counts: DataCounts) -> Dataset:
     """One split through the stage; empty is an error, because a run that learns nothing must not look like one."""
+    from ft.data import SPLIT
+
+    run.stash[SPLIT] = split
     dataset = plugins.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
     if dataset is None:
         raise PluginError(
             f"the stage {run.plan.get('stage')!r} prepares no data", remedy="implement ft_prepare_dataset"
         )
+    if not hasattr(dataset, "__len__"):  # a stream says so itself, when a pass gave nothing
+        run.tell(f"data: {split}: read and tokenised while training")
+        return dataset
+    run.tell(f"data: {split}: {counts}")
     if len(dataset) == 0:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
         raise DataError("no sample is left to learn from", why=reasons, remedy="see the counts; raise cutoff_len")
@@ -138,6 +146,7 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
         callbacks.append(EarlyStoppingCallback(patience))
     rows = RowCallback(run, plugins)
     run.rewarders = {info: rewarder(run, plugins, info) for info in plugins.implementers("ft_reward")}
+    run.load_other = partial(load_other, run, plugins)
     run.make_optimizer = lambda model: plugins.hook.ft_create_optimizer(run=run, model=model)
     run.trainer = plugins.hook.ft_build_trainer(run=run, callbacks=[rows, *callbacks])
     if run.trainer is None:
@@ -147,6 +156,30 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
 def rewarder(run: Run, plugins: PluginManager, info: PluginInfo) -> Callable[[list[str], list[str]], Sequence[float]]:
     """One plugin's ``ft_reward`` as a function of prompts and answers."""
     return lambda prompts, answers: plugins.call(info, "ft_reward", run=run, prompts=prompts, answers=answers)
+
+
+def load_other(run: Run, plugins: PluginManager, name: str, adapters: str | None = None) -> OtherModel:
+    """Another model than the one that trains, by the same plugins and in its number format: ``run.load_other``.
+
+    Raises:
+        DataError: no plugin finds it or its adapters, or they do not fit.
+    """
+    from ft.modeling import check_vocabulary, load_model, load_tokenizer
+    from ft.training.capability import base_dtype
+
+    assert run.model is not None
+    names = [each.strip() for each in (adapters or "").split(",") if each.strip()]
+    files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
+    if files is None:
+        raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")
+    options = {"dtype": base_dtype(run.model)}
+    model = plugins.hook.ft_load_model(run=run, files=files, options=options)
+    model = model if model is not None else load_model(files, options, run.plan)
+    tokenizer = load_tokenizer(files, run.plan)
+    check_vocabulary(model, tokenizer)
+    if names and (model := plugins.hook.ft_add_adapters(plan=run.plan, model=model, names=names)) is None:
+        raise PluginError(f"no plugin adds the adapters {adapters!r}", remedy="select the model plugin `local`")
+    return OtherModel(model.requires_grad_(False).eval(), tokenizer)
 
 
 def open_record(run: Run, journal: Journal) -> None:
@@ -183,6 +216,7 @@ def predict(run: Run, plugins: PluginManager) -> None:
 def save(run: Run, plugins: PluginManager) -> None:
     """``ft_save_model`` writes what trained, then the tokenizer; the model card comes last, with the metrics."""
     from ft.modeling import save_tokenizer
+    from ft.training import save_value_head
 
     assert run.trainer is not None
     if not run.plan.get("do_train", True) or not run.trainer.is_world_process_zero():
@@ -190,6 +224,8 @@ def save(run: Run, plugins: PluginManager) -> None:
     if not plugins.hook.ft_save_model(run=run, model=run.model, folder=run.output_dir):
         raise PluginError("no plugin saved the model", remedy="the adapter must implement ft_save_model")
     assert run.tokenizer is not None
+    assert run.model is not None
+    save_value_head(run.model, run.output_dir)
     save_tokenizer(run.tokenizer, run.template, run.output_dir)
 
 

@@ -85,7 +85,25 @@ class DataOptions(PluginOptions):
         description="How a sample longer than `cutoff_len` is shortened: from prompt and answer in proportion, from "
         "one end, or not at all but left out.",
     )
+    reserved_label_len: int = Field(
+        default=1, ge=1, description="Tokens of an answer that truncation always leaves; else the sample is dropped."
+    )
+    split: str = Field(default="train", min_length=1, description="Part of a data set whose entry names none.")
     max_samples: int | None = Field(default=None, gt=0, description="At most this many examples of each data set.")
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = Field(
+        default="concat",
+        description="How several data sets become one: one after the other, or in turn until the first has ended "
+        "(`under`), until all have (`over`: the others begin again; `once`: they are passed over).",
+    )
+    interleave_probs: list[float] | None = Field(
+        default=None, description="Shares of the data sets when they are interleaved, with commas. Unset: in turn."
+    )
+    streaming: bool = Field(
+        default=False, description="Read and tokenise while training, instead of before; nothing is written."
+    )
+    buffer_size: int = Field(
+        default=16384, gt=0, description="Rows of a stream that are shuffled among each other, and in memory at once."
+    )
     val_size: float = Field(
         default=0.0,
         ge=0,
@@ -98,9 +116,15 @@ class DataOptions(PluginOptions):
     overwrite_cache: bool = Field(default=False, description="Tokenise again even if the same data is in the cache.")
     preprocessing_batch_size: int = Field(default=1000, gt=0, description="Examples tokenised at a time.")
     preprocessing_num_workers: int | None = Field(
-        default=None, gt=0, description="Processes that tokenise. Unset: one."
+        default=None, gt=0, description="Processes that tokenise. Unset: one, with a thread for each core."
     )
-    tokenized_path: str | None = Field(default=None, description="Folder of tokenised data, instead of the cache.")
+    tokenized_path: str | None = Field(
+        default=None,
+        description="Folder of tokenised data: loaded if it is there (without `dataset` too), else written.",
+    )
+    eval_on_each_dataset: bool = Field(
+        default=False, description="Measure each data set of `eval_dataset` by its own name."
+    )
 
     @field_validator("val_size")
     @classmethod
@@ -108,6 +132,13 @@ class DataOptions(PluginOptions):
         if val_size >= 1 and not val_size.is_integer():
             raise ValueError("val_size is a share below 1 or a whole number of examples")
         return val_size
+
+    @field_validator("interleave_probs")
+    @classmethod
+    def _above_zero(cls, shares: list[float] | None) -> list[float] | None:
+        if shares is not None and not all(share > 0 for share in shares):
+            raise ValueError("interleave_probs are numbers above 0")
+        return shares
 
     @model_validator(mode="after")
     def _one_source_of_evaluation(self) -> Self:

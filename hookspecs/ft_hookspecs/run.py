@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,6 +98,14 @@ class DataCounts:
         """Count one row that does not become an example."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
+    def add(self, other: DataCounts) -> None:
+        """Add the numbers of another part of the same rows."""
+        for name in ("rows", "examples", "tokens", "supervised", "truncated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, others in ((self.dropped, other.dropped), (self.repaired, other.repaired)):
+            for reason, number in others.items():
+                mine[reason] = mine.get(reason, 0) + number
+
     def __str__(self) -> str:
         """``149 examples of 150 rows, 8,012 tokens (3,100 supervised), 2 cut, 1 dropped (…)``: nothing goes unsaid."""
         of_rows = f" of {self.rows:,} rows" if self.rows != self.examples else ""
@@ -109,6 +117,13 @@ class DataCounts:
         return ", ".join(parts)
 
 
+class OtherModel(NamedTuple):
+    """A model beside the one that trains, such as a reference or a reward model: frozen, with its own tokenizer."""
+
+    model: PreTrainedModel | nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
 def _to_nobody(line: str) -> None:
     """Where lines go when nobody listens."""
 
@@ -117,12 +132,19 @@ def _no_optimizer(model: nn.Module) -> None:
     """Leaves the optimizer to ``optim``."""
 
 
+def _no_other_model(name: str, adapters: str | None = None) -> OtherModel:
+    """Before the model that trains is there, no other can be loaded like it."""
+    raise RuntimeError("run.load_other can be called from ft_build_trainer on")
+
+
 @dataclass
 class Run:
     """A run as it unfolds: the frozen plan, and what the phases have produced so far.
 
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
     shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training;
+    ``load_other`` finds and loads another model by its name and those of its adapters (with commas, or ``None``), in the
+    number format of the one that trains, from ``ft_build_trainer`` on;
     ``rewarders`` are the plugins that implement ``ft_reward``, each with a function of prompts and answers.
     """
 
@@ -138,6 +160,7 @@ class Run:
     model: PreTrainedModel | nn.Module | None = None
     changes: list[tuple[PluginInfo, Change]] = field(default_factory=list)
     make_optimizer: Callable[[nn.Module], Optimizer | None] = _no_optimizer
+    load_other: Callable[[str, str | None], OtherModel] = _no_other_model
     rewarders: dict[PluginInfo, Callable[[list[str], list[str]], Sequence[float]]] = field(default_factory=dict)
     trainer: Trainer | None = None
     decisions: list[str] = field(default_factory=list)

@@ -8,18 +8,22 @@
 """
 
 from ft.data.cache import cached_dataset
+from ft.data.examples import Examples
 from ft.data.pairs import prepare_feedback, prepare_pairs, prepare_prompts
-from ft.data.prepare import prepare_supervised, prepare_text
-from ft.data.reading import load_examples, load_splits, read_examples, split_validation
+from ft.data.prepare import SPLIT, prepare_supervised, prepare_text, prepared
+from ft.data.reading import load_examples, load_splits, read_examples
 from ft.data.sources import dataset_sources
 from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
 from ft.data.templates import ChatTemplate, template_for
-from ft.data.tokens import blocks, supervise, supervise_batch
+from ft.data.tokens import Supervisor, blocks, supervise
 
 __all__ = [
     "IGNORE",
+    "SPLIT",
     "ChatTemplate",
+    "Examples",
     "Supervision",
+    "Supervisor",
     "Tokens",
     "blocks",
     "cached_dataset",
@@ -32,9 +36,8 @@ __all__ = [
     "prepare_prompts",
     "prepare_supervised",
     "prepare_text",
+    "prepared",
     "read_examples",
-    "split_validation",
     "supervise",
-    "supervise_batch",
     "template_for",
 ]

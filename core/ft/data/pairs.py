@@ -11,8 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from ft.data.answers import Asked, Limits, fit_batch
-from ft.data.cache import batched
-from ft.data.prepare import cached, template_text
+from ft.data.prepare import prepared, template_text
 from ft.data.reading import drop_or_raise
 from ft.data.spans import IGNORE, conversation
 from ft.errors import ConfigError, DataError
@@ -144,16 +143,14 @@ def _prepare(
     template, tokenizer = run.template, run.tokenizer
     assert template is not None
     assert tokenizer is not None
-    given = list(examples)
 
-    def build(made: DataCounts) -> Iterator[Sample]:
-        for batch in batched(given, run.plan.of(DataOptions).preprocessing_batch_size):
-            samples = [sample for example in batch for sample in _read(read, example, limits, made)]
-            for fitted in fit_batch(samples, template, tokenizer, limits, made):
-                yield from _counted(row(fitted), fitted.is_cut, made)
+    def encode(batch: Sequence[Example], made: DataCounts) -> Iterator[Sample]:
+        samples = [sample for example in batch for sample in _read(read, example, limits, made)]
+        for fitted in fit_batch(samples, template, tokenizer, limits, made):
+            yield from _counted(row(fitted), fitted.is_cut, made)
 
     parts = (read.__name__, repr(limits), template_text(template), "\n".join(template.stop))
-    return cached(run, build, columns, parts, given, counts)
+    return prepared(run, encode, columns, parts, examples, counts)
 
 
 def _read(

@@ -1,25 +1,32 @@
-"""What the stages call: the examples of a split as a cached data set of tokens."""
+"""What the stages call: the examples of a split as a data set of tokens, cached, kept or streamed."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ft.data.cache import batched, cached_dataset, digest
+from ft.data.cache import Identity, Making, batched, cached_dataset, digest, kept_dataset, own_code
+from ft.data.examples import Examples
 from ft.data.spans import COLUMNS, Supervision
-from ft.data.tokens import blocks, supervise_batch
+from ft.data.streaming import StreamedExamples
+from ft.data.tokens import Supervisor, cut, documents
+from ft.data.workers import encoded
 from ft.errors import DataError
 from ft.options import DataOptions, cache_folder
+from ft_hookspecs import StashKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from ft.data.cache import Sample
     from ft_hookspecs import DataCounts, Example, Run, Template
+
+SPLIT: Final = StashKey[str]("the split that is being prepared")
 
 
 def prepare_supervised(
@@ -48,19 +55,24 @@ def prepare_supervised(
     assert template is not None
     assert tokenizer is not None
     options = run.plan.of(DataOptions)
-    supervision = Supervision(options.cutoff_len, options.truncation, train_on_prompt, mask_history, options.on_bad_row)
-    conversations = list(examples)
+    supervision = Supervision(
+        options.cutoff_len,
+        options.truncation,
+        train_on_prompt,
+        mask_history,
+        options.on_bad_row,
+        options.reserved_label_len,
+    )
+    supervise = Supervisor(template, tokenizer, supervision)
+    given = Examples.of(examples)
+    weighted = given.summary is not None and given.summary.weighted
 
-    weighted = any(message.weight != 1 for example in conversations for message in example.messages)
-
-    def build(made: DataCounts) -> Iterator[Sample]:
-        for batch in batched(conversations, options.preprocessing_batch_size):
-            samples = supervise_batch(batch, template, tokenizer, supervision, made)
-            yield from (tokens.row(weighted=weighted) for tokens in samples)
+    def encode(batch: Sequence[Example], made: DataCounts) -> Iterator[Sample]:
+        return (tokens.row(weighted=weighted or bool(tokens.loss_weights)) for tokens in supervise(batch, made))
 
     columns = {**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS
     depends_on = ("supervised", repr(supervision), template_text(template), "\n".join(template.stop))
-    return cached(run, build, columns, depends_on, conversations, counts)
+    return prepared(run, encode, columns, depends_on, given, counts)
 
 
 def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts, *, joined: bool = True) -> Dataset:
@@ -73,15 +85,16 @@ def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts, *, j
     """
     tokenizer = run.tokenizer
     assert tokenizer is not None
-    options = run.plan.of(DataOptions)
-    documents = list(examples)
+    size = run.plan.of(DataOptions).cutoff_len
 
-    def build(made: DataCounts) -> Iterator[Sample]:
-        batches = batched(map(plain_text, documents), options.preprocessing_batch_size)
-        cut = blocks(batches, tokenizer, options.cutoff_len, made, joined=joined)
-        return (block.row(weighted=False) for block in cut)
+    def encode(batch: Sequence[Example], _: DataCounts) -> Iterator[Sample]:
+        return ({"input_ids": ids} for ids in documents([plain_text(example) for example in batch], tokenizer))
 
-    return cached(run, build, COLUMNS, ("text", str(options.cutoff_len), str(joined)), documents, counts)
+    def in_blocks(texts: Iterable[Sample], made: DataCounts) -> Iterator[Sample]:
+        cut_blocks = cut((text["input_ids"] for text in texts), size, made, joined=joined)
+        return (block.row(weighted=False) for block in cut_blocks)
+
+    return prepared(run, encode, COLUMNS, ("text", str(size), str(joined)), examples, counts, finish=in_blocks)
 
 
 def plain_text(example: Example) -> str:
@@ -96,39 +109,57 @@ def plain_text(example: Example) -> str:
     return example.text
 
 
-def cached(
+def prepared(
     run: Run,
-    build: Callable[[DataCounts], Iterable[Sample]],
+    encode: Callable[[Sequence[Example], DataCounts], Iterable[Sample]],
     columns: Mapping[str, str],
     parts: Iterable[str | None],
     examples: Iterable[Example],
     counts: DataCounts,
+    *,
+    finish: Callable[[Iterable[Sample], DataCounts], Iterable[Sample]] = lambda samples, _: samples,
 ) -> Dataset:
-    """Cached by the content of the examples: whatever file, format or split they came from.
+    """The data set of any stage: read as a stream, tokenised by as many processes as are asked for, and cached.
 
-    ``parts`` is what the samples depend on besides the examples and the tokenizer; with a ``None`` among them nothing
-    is read from the cache.
+    It is addressed by the content of the examples: whatever file, format or split they came from. With
+    ``tokenized_path`` it is kept there instead; with ``streaming`` nothing is written and a
+    :class:`ft.training.streams.TokenStream` is returned.
+
+    Args:
+        run: with tokenizer.
+        encode: makes samples, each a value for every column, of a batch of examples; counts what it drops and cuts.
+        columns: the Arrow types by name: ``int32``, ``bool``, ``string``, ``list<int32>`` …
+        parts: what the samples depend on besides the examples and the tokenizer; with a ``None`` among them nothing is
+            read from the cache.
+        examples: of one split.
+        counts: receives what was counted.
+        finish: makes samples of those of all batches, where they do not stand each for itself.
+
+    Raises:
+        DataError: ``tokenized_path`` holds something else; what ``encode`` raises.
+        EnvironmentProblem: the data cannot be written.
     """
     options = run.plan.of(DataOptions)
-    if options.preprocessing_num_workers:
-        run.decide("preprocessing_num_workers has no effect: tokenising uses all cores in one process")
-    folder = options.tokenized_path or cache_folder(run.plan.get("cache_dir")) / "tokens"
-    given = list(parts)
-    known = [part for part in given if part is not None]
-    return cached_dataset(
-        build,
-        columns=columns,
-        key_parts=(*known, tokenizer_text(run.tokenizer), digest(map(content, examples))),
-        cache_dir=Path(folder),
-        counts=counts,
-        overwrite=options.overwrite_cache or len(known) < len(given),
-    )
+    if isinstance(examples, StreamedExamples):
+        from ft.training.streams import TokenStream
 
+        return TokenStream(examples, encode, finish, counts, options.preprocessing_batch_size)
+    given = Examples.of(examples)
+    size = options.preprocessing_batch_size
+    workers = max(1, min(options.preprocessing_num_workers or 1, ceil(len(given) / size)))
 
-def content(example: Example) -> str:
-    """Everything of an example that its tokens depend on; not where it stands."""
-    given = (example.messages, example.text, example.tools, example.chosen, example.rejected, example.desirable)
-    return repr(given)
+    def build(made: DataCounts) -> Iterable[Sample]:
+        return finish(encoded(batched(given, size), encode, made, workers), made)
+
+    known = list(parts)
+    data = digest((given.summary.digest, repr(sorted(columns.items())))) if given.summary else ""
+    recipe = digest((*(part or "" for part in known), tokenizer_text(run.tokenizer)))
+    making = Making(build, columns, Identity(data, recipe, own_code()))
+    if options.tokenized_path:
+        folder = Path(options.tokenized_path) / run.stash.get(SPLIT, "train").replace("/", "-")
+        return kept_dataset(making, folder, counts, overwrite=options.overwrite_cache, tell=run.decide)
+    folder = cache_folder(run.plan.get("cache_dir")) / "tokens"
+    return cached_dataset(making, folder, counts, overwrite=options.overwrite_cache or None in known)
 
 
 def template_text(template: Template) -> str | None:

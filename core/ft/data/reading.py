@@ -1,68 +1,206 @@
-"""Examples of a data set. The order is load → num_samples → max_samples → convert → concatenate → split."""
+"""Examples of a data set. The order is load → num_samples → max_samples → convert → hold out → mix.
+
+Every data set is read twice, as a stream: once to count, check and recognise its examples, once to tokenise them.
+Examples are held out before the data sets are mixed, so that none is both trained on and measured.
+"""
 
 from __future__ import annotations
 
 import random
-from itertools import islice
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, compress, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from ft.data.sources import dataset_sources
-from ft.errors import ConfigError, DataError, FtError, PluginError
+from ft.data.examples import Examples, Summary, summarise, verified
+from ft.data.mixing import mix, mixed_size
+from ft.data.rows import Rows
+from ft.data.sources import FILE_NAME, dataset_sources
+from ft.errors import ConfigError, DataError
 from ft.options import DataOptions
-from ft_hookspecs import DataCounts, Row
+from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pluggy import HookRelay
 
-    from ft_hookspecs import DatasetSource, Example, FormatReader, Plan
+    from ft_hookspecs import DatasetSource, Example, Plan
 
-LoadedRow = Row | Exception
-"""A row, or the error that says why it could not be read."""
+Split = tuple[str, Examples, DataCounts]
 
-SKIP_HINT = "or leave such rows out and count them with on_bad_row: skip"
+SKIP_HINT: Final = "or leave such rows out and count them with on_bad_row: skip"
 
 
-def load_splits(hook: HookRelay, plan: Plan) -> Iterator[tuple[str, list[Example], DataCounts]]:
-    """The splits of a run with what became of their rows: ``train``, then ``eval`` if anything is to evaluate on.
+# ---- splits -------------------------------------------------------------------------------------------------------
+
+
+def load_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
+    """The splits of a run with what became of their rows: ``train``, then what there is to evaluate on.
+
+    That is called ``eval``, or each by the name of its data set with ``eval_on_each_dataset``.
 
     Raises:
         ConfigError: ``do_train`` without a ``dataset``.
-        DataError: as for :func:`load_examples` and :func:`split_validation`.
+        DataError: as for :func:`read_examples`, or ``val_size`` leaves nothing on one side.
     """
+    from ft.data.streaming import streamed_splits
+
     options = plan.of(DataOptions)
+    if kept := _kept_splits(options):
+        yield from kept
+        return
     if not options.dataset and plan.get("do_train", True):
         raise ConfigError("no data set to train on", why="do_train is on and dataset is not set", remedy="give dataset")
     if options.dataset:
+        yield from (streamed_splits if options.streaming else _train_splits)(hook, plan)
+    sources = dataset_sources(plan, "eval_dataset")
+    if not options.eval_on_each_dataset:
+        sources_of = {"eval": sources} if sources else {}
+    else:
+        sources_of = {split_name(source): [source] for source in sources}
+    for name, several in sources_of.items():
         counts = DataCounts()
-        examples = load_examples(hook, plan, "dataset", counts)
-        train, held_out = split_validation(examples, options.val_size, plan.get("seed", 42))
-        counts.examples = len(train)
-        yield "train", train, counts
-        if held_out:
-            yield "eval", held_out, DataCounts(rows=len(held_out), examples=len(held_out))
-    if options.eval_dataset:
-        counts = DataCounts()
-        yield "eval", load_examples(hook, plan, "eval_dataset", counts), counts
+        yield (
+            name,
+            _joined([Scanned.of(hook, plan, source, counts) for source in several], "eval_dataset", counts),
+            counts,
+        )
 
 
-def load_examples(hook: HookRelay, plan: Plan, key: str, counts: DataCounts) -> list[Example]:
-    """The examples of every data set that ``key`` names, one after the other.
+def _kept_splits(options: DataOptions) -> list[Split]:
+    """What lies in ``tokenized_path`` when there is nothing to compare it with: no ``dataset`` and ``eval_dataset``."""
+    folder = Path(options.tokenized_path or "")
+    if not options.tokenized_path or options.dataset or options.eval_dataset or not folder.is_dir():
+        return []
+    names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=lambda name: (name != "train", name))
+    return [(name, Examples(lambda: iter(()), None), DataCounts()) for name in names]
+
+
+def _train_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
+    options, seed = plan.of(DataOptions), plan.get("seed", 42)
+    counts = DataCounts()
+    scanned = [Scanned.of(hook, plan, source, counts) for source in dataset_sources(plan)]
+    whole = _joined(scanned, "dataset", counts)
+    chosen = held_out(len(whole), options.val_size, seed)
+    parts = _parts(scanned, chosen)
+    mixing = (options.mix_strategy, options.interleave_probs, seed)
+    sizes = [len(part) - sum(part) for part in parts]
+    if not all(sizes) and options.mix_strategy != "concat":
+        raise DataError(
+            f"the data set {scanned[sizes.index(0)].source.name!r} has no example to train on",
+            why="every data set that is interleaved needs one",
+            remedy="take it out of dataset",
+        )
+    summary = _part_of(whole, mixed_size(sizes, *mixing), "train", options.val_size, mixing)
+    readers = [partial(one.read, part, 0) for one, part in zip(scanned, parts, strict=True)]
+    counts.examples = summary.size
+    yield "train", Examples(lambda: mix(readers, *mixing), summary), counts
+    if any(chosen):
+        summary = _part_of(whole, sum(chosen), "eval", options.val_size, mixing)
+        others = [partial(one.read, part, 1) for one, part in zip(scanned, parts, strict=True)]
+        yield "eval", Examples(lambda: mix(others), summary), DataCounts(rows=summary.size, examples=summary.size)
+
+
+def _parts(scanned: Sequence[Scanned], chosen: bytearray) -> list[bytearray]:
+    """The share of each data set in what is held out."""
+    parts: list[bytearray] = []
+    begin = 0
+    for one in scanned:
+        parts.append(chosen[begin : begin + one.summary.size])
+        begin += one.summary.size
+    return parts
+
+
+def _part_of(whole: Examples, size: int, name: str, *by: Any) -> Summary:
+    """A part is recognised by the whole and by how it was chosen."""
+    assert whole.summary is not None
+    return Summary(size, f"{whole.summary.digest} {name} {by!r}", whole.summary.weighted)
+
+
+def _joined(scanned: Sequence[Scanned], key: str, counts: DataCounts) -> Examples:
+    """The examples of several data sets, one after the other.
 
     Raises:
-        DataError: a data set that cannot be found or read, a bad row, or no example at all.
+        DataError: there is not one.
     """
-    examples = [
-        example for source in dataset_sources(plan, key) for example in read_examples(hook, plan, source, counts)
-    ]
-    if not examples:
+    size = sum(one.summary.size for one in scanned)
+    if not size:
         raise DataError(
             f"no row of {key} can be used",
             why="; ".join(f"{reason}: {count} rows" for reason, count in counts.dropped.items()),
             remedy="correct the rows; without on_bad_row: skip the first of them is shown",
         )
-    return examples
+    digests = " ".join(one.summary.digest for one in scanned)
+    summary = Summary(size, digests, any(one.summary.weighted for one in scanned))
+    return Examples(lambda: mix([one.read for one in scanned]), summary)
+
+
+def held_out(size: int, val_size: float, seed: int) -> bytearray:
+    """A 1 for each example that is held out for evaluation; the same ones for one seed.
+
+    Args:
+        size: of all examples.
+        val_size: below 1 a share, from 1 a number of examples; 0 holds out nothing.
+        seed: of the choice.
+
+    Raises:
+        DataError: one of the two parts would be empty.
+    """
+    chosen = bytearray(size)
+    if not val_size:
+        return chosen
+    number = round(val_size * size) if val_size < 1 else int(val_size)
+    if not 0 < number < size:
+        nothing = "train" if number else "evaluate"
+        raise DataError(
+            f"val_size {val_size:g} of {size} examples leaves nothing to {nothing} on",
+            remedy="choose another val_size, or give eval_dataset",
+        )
+    for index in random.Random(seed).sample(range(size), number):  # noqa: S311 - reproducible, not secret
+        chosen[index] = 1
+    return chosen
+
+
+def split_name(source: DatasetSource) -> str:
+    """What evaluation calls a data set: its name, of a file without folder and suffix."""
+    return Path(source.name).name.partition(".")[0] if FILE_NAME.search(source.name) else source.name
+
+
+def load_examples(hook: HookRelay, plan: Plan, key: str, counts: DataCounts) -> list[Example]:
+    """The examples of every data set that ``key`` names, one after the other, in memory.
+
+    Raises:
+        DataError: a data set that cannot be found or read, a bad row, or no example at all.
+    """
+    return list(_joined([Scanned.of(hook, plan, source, counts) for source in dataset_sources(plan, key)], key, counts))
+
+
+# ---- one data set -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A data set that has been read once, with every row checked and counted."""
+
+    hook: HookRelay
+    plan: Plan
+    source: DatasetSource
+    summary: Summary
+
+    @classmethod
+    def of(cls, hook: HookRelay, plan: Plan, source: DatasetSource, counts: DataCounts) -> Scanned:
+        return cls(hook, plan, source, summarise(read_examples(hook, plan, source, counts)))
+
+    def read(self, marks: bytearray | None = None, wanted: int = 0) -> Iterator[Example]:
+        """The examples again, or those whose mark is ``wanted``."""
+        again = read_examples(self.hook, self.plan, self.source, DataCounts())
+        examples = verified(again, self.summary, self.source.location)
+        if marks is None:
+            return examples
+        return compress(examples, (mark == wanted for mark in chain(marks, repeat(-1))))
 
 
 def read_examples(hook: HookRelay, plan: Plan, source: DatasetSource, counts: DataCounts) -> Iterator[Example]:
@@ -74,15 +212,14 @@ def read_examples(hook: HookRelay, plan: Plan, source: DatasetSource, counts: Da
         PluginError: a format failed in a way that it did not foresee.
     """
     skip = plan.of(DataOptions).on_bad_row == "skip"
-    reader: FormatReader | None = None
+    rows = Rows(hook, plan, source)
     empty = True
-    for row in _chosen_rows(hook, plan, source):
+    _ = rows.reader  # what no format fits is an error, not a row to skip
+    for row in rows.chosen():
         empty = False
         counts.rows += 1
-        if reader is None and isinstance(row, Row):
-            reader = _reader(hook, plan, source, row)
         try:
-            example = _convert(row, reader)
+            example = rows.convert(row)
         except DataError as error:
             drop_or_raise(error, skip, counts)
             continue
@@ -98,86 +235,18 @@ def drop_or_raise(error: DataError, skip: bool, counts: DataCounts) -> None:
         remedy = f"{error.remedy}; {SKIP_HINT}" if error.remedy else SKIP_HINT.removeprefix("or ")
         raise DataError(error.what, where=error.where, why=error.why, remedy=remedy) from None
     counts.drop(error.why or error.what)
+    for hear in _LISTENERS:
+        hear(error)
 
 
-def _chosen_rows(hook: HookRelay, plan: Plan, source: DatasetSource) -> Iterable[LoadedRow]:
-    """``num_samples`` rows at random (each once before any twice), then the first ``max_samples``."""
-    rows: Iterable[LoadedRow] | None = hook.ft_load_dataset(plan=plan, source=source)
-    if rows is None:
-        raise DataError(
-            f"no plugin can read the data set {source.name!r}",
-            where=source.location,
-            remedy="`ft plugins list` shows what reads data sets",
-        )
-    if source.num_samples is not None:
-        rows = _sample(list(rows), source.num_samples, plan.get("seed", 42))
-    return islice(rows, plan.of(DataOptions).max_samples)
+_LISTENERS: Final[list[Callable[[DataError], None]]] = []
 
 
-def _sample(rows: Sequence[LoadedRow], size: int, seed: int) -> list[LoadedRow]:
-    draw = random.Random(seed)  # noqa: S311 - a reproducible choice of rows, not a secret
-    sample = draw.sample(rows, min(size, len(rows)))
-    return sample + draw.choices(rows, k=size - len(sample)) if rows else []
-
-
-def _reader(hook: HookRelay, plan: Plan, source: DatasetSource, row: Row) -> FormatReader:
-    columns = tuple(row.data)
-    reader: FormatReader | None = hook.ft_read_format(plan=plan, source=source, columns=columns)
-    if reader is not None:
-        return reader
-    if source.formatting:
-        raise DataError(
-            f"unknown formatting {source.formatting!r} of the data set {source.name!r}",
-            where=source.declared_at or row.where,
-            remedy="`ft plugins list` shows the formats among the datasets plugins",
-        )
-    raise DataError(
-        f"no format fits the columns of the data set {source.name!r}: {', '.join(map(str, columns)) or 'none'}",
-        where=row.where,
-        remedy="declare it in dataset_info.json with `formatting` and `columns`",
-    )
-
-
-def _convert(row: LoadedRow, reader: FormatReader | None) -> Example:
-    if isinstance(row, Exception):
-        raise row
-    assert reader is not None
+@contextmanager
+def hearing_of_bad_rows(hear: Callable[[DataError], None]) -> Iterator[None]:
+    """Tell ``hear`` of every row that is left out meanwhile, in this process: counts know only how many there are."""
+    _LISTENERS.append(hear)
     try:
-        return reader(row)
-    except FtError:
-        raise
-    except Exception as error:
-        function = getattr(reader, "func", reader)  # of a partial
-        raise PluginError(
-            f"the format reader of {getattr(function, '__module__', function)} failed on a row",
-            where=row.where,
-            why=f"{type(error).__name__}: {error}",
-            remedy="report it to the plugin's author",
-        ) from error
-
-
-def split_validation(examples: Sequence[Example], val_size: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training examples and a random held-out part, each in the order of ``examples``.
-
-    Args:
-        examples: what to split.
-        val_size: below 1 a share, from 1 a number of examples; 0 holds out nothing.
-        seed: the same seed holds out the same examples.
-
-    Raises:
-        DataError: one of the two parts would be empty.
-    """
-    if not val_size:
-        return list(examples), []
-    size = round(val_size * len(examples)) if val_size < 1 else int(val_size)
-    if not 0 < size < len(examples):
-        nothing = "train" if size else "evaluate"
-        raise DataError(
-            f"val_size {val_size:g} of {len(examples)} examples leaves nothing to {nothing} on",
-            remedy="choose another val_size, or give eval_dataset",
-        )
-    chosen = set(random.Random(seed).sample(range(len(examples)), size))  # noqa: S311 - reproducible, not secret
-    return (
-        [example for index, example in enumerate(examples) if index not in chosen],
-        [example for index, example in enumerate(examples) if index in chosen],
-    )
+        yield
+    finally:
+        _LISTENERS.remove(hear)

@@ -46,7 +46,7 @@ class Entry(BaseModel):
     formatting: str = ""
     ranking: bool = False
     subset: str | None = None
-    split: str = "train"
+    split: str | None = None
     folder: str | None = None
     num_samples: int | None = Field(None, gt=0)
     columns: dict[str, str | None] = Field(default_factory=dict)
@@ -111,18 +111,18 @@ def dataset_sources(plan: Plan, key: str = "dataset") -> list[DatasetSource]:
     if not names:
         return []
     info = DatasetInfo.read(Path(options.dataset_dir))
-    return [find_source(name, info) for name in names]
+    return [find_source(name, info, options.split) for name in names]
 
 
-def find_source(name: str, info: DatasetInfo) -> DatasetSource:
-    """One data set by its name, path or hub id."""
+def find_source(name: str, info: DatasetInfo, split: str = "train") -> DatasetSource:
+    """One data set by its name, path or hub id; ``split`` is that of an entry which names none."""
     if name in info.entries:
-        return _from_entry(name, info)
+        return _from_entry(name, info, split)
     for path in (Path(name), info.folder / name):
         if path.exists():
-            return DatasetSource(name, str(path.resolve()), declared_at=str(path))
+            return DatasetSource(name, str(path.resolve()), declared_at=str(path), split=split)
     if HUB_ID.fullmatch(name) and not FILE_NAME.search(name):
-        return DatasetSource(name, name)
+        return DatasetSource(name, name, split=split)
     raise _unknown(name, info)
 
 
@@ -144,7 +144,7 @@ def _unknown(name: str, info: DatasetInfo) -> DataError:
     )
 
 
-def _from_entry(name: str, info: DatasetInfo) -> DatasetSource:
+def _from_entry(name: str, info: DatasetInfo, split: str) -> DatasetSource:
     where = info.place(name)
     entry = _parse(name, info.entries[name], where)
     return DatasetSource(
@@ -154,7 +154,7 @@ def _from_entry(name: str, info: DatasetInfo) -> DatasetSource:
         columns={key: column for key, column in entry.columns.items() if column},
         tags={key: tag for key, tag in entry.tags.items() if tag},
         ranking=entry.ranking,
-        split=entry.split,
+        split=entry.split or split,
         subset=entry.subset,
         folder=entry.folder,
         num_samples=entry.num_samples,

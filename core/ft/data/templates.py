@@ -77,6 +77,22 @@ class ChatTemplate:
             ) from error
         return text
 
+    def render_batch(self, conversations: Sequence[Sequence[Message]]) -> list[str] | None:
+        """The texts of many conversations without tools; ``None`` if any of them cannot be rendered.
+
+        One call for many, because preparing a call takes as long as rendering a conversation.
+        """
+        from jinja2 import TemplateError
+
+        given = [[as_dict(message) for message in messages] for messages in conversations]
+        try:
+            texts: list[str] = self._tokenizer.apply_chat_template(
+                given, chat_template=self.text, tokenize=False, **self.arguments
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+            return None
+        return texts
+
 
 class MissingTemplate:
     """Stands where a run has no template; only a stage that renders conversations is told so."""

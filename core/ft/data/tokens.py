@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ft.data.boundaries import Labeller
+from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
-from ft.data.spans import Rendered, Supervision, Tokens, Truncation, encode_batch, label, render
+from ft.data.spans import Supervision, Tokens, Truncation, encode_batch, learned_turns, render
 from ft.data.truncation import shorten
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from ft.data.spans import Rendered
     from ft_hookspecs import Example, Template
 
 TOO_LONG: Final = "longer than cutoff_len"
@@ -50,33 +53,55 @@ def supervise(
         DataError: the template cannot render the conversation, or not in a way that shows what an answer is.
     """
     supervision = Supervision(cutoff_len, truncation, train_on_prompt, mask_history)
-    return list(supervise_batch([example], template, tokenizer, supervision, counts or DataCounts()))
+    return list(Supervisor(template, tokenizer, supervision)([example], counts or DataCounts()))
 
 
-def supervise_batch(
-    examples: Iterable[Example],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    supervision: Supervision,
-    counts: DataCounts,
-) -> Iterator[Tokens]:
-    """The samples of many conversations, tokenised together (the tokenizer's threads share the work)."""
-    rendered: list[Rendered] = []
-    for example in examples:
-        try:
-            rendered += render(example, template, supervision, counts)
-        except DataError as error:
-            drop_or_raise(error, supervision.on_bad_row == "skip", counts)
-    for sample, encoding in zip(rendered, encode_batch(tokenizer, [sample.text for sample in rendered]), strict=True):
-        tokens: Tokens | None = label(sample, encoding)
-        if len(encoding) > supervision.cutoff_len:
-            tokens = shorten(sample, template, tokenizer, supervision)
+class Supervisor:
+    """Makes samples of conversations; keeps what it learns of the template and the tokenizer."""
+
+    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, supervision: Supervision) -> None:
+        self.template, self.tokenizer, self.supervision = template, tokenizer, supervision
+        self._outlines = Outlines(template)
+        self._label = Labeller(tokenizer)
+
+    def __call__(self, examples: Sequence[Example], counts: DataCounts) -> Iterator[Tokens]:
+        """The samples of many conversations, tokenised together (the tokenizer's threads share the work).
+
+        Raises:
+            DataError: as for :func:`supervise`, unless ``on_bad_row`` is ``skip``.
+        """
+        rendered: list[Rendered] = []
+        for example, text in zip(examples, self._texts(examples), strict=True):
+            try:
+                rendered += self._render(example, text, counts)
+            except DataError as error:
+                drop_or_raise(error, self.supervision.on_bad_row == "skip", counts)
+        for sample, tokens in zip(rendered, self._label(rendered), strict=True):
+            yield from self._fitting(sample, tokens, counts)
+
+    def _texts(self, examples: Sequence[Example]) -> Sequence[str | None]:
+        """The renderings of all conversations at once where the template can; ``None`` for one that needs care."""
+        render_batch = getattr(self.template, "render_batch", None)
+        texts: Sequence[str | None] | None = render_batch and render_batch([e.messages for e in examples])
+        return texts or [None] * len(examples)
+
+    def _render(self, example: Example, text: str | None, counts: DataCounts) -> list[Rendered]:
+        if text is not None:
+            known = self._outlines.render(example, learned_turns(example, self.supervision), text)
+            if known is not None:
+                return [known]
+        return render(example, self.template, self.supervision, counts)
+
+    def _fitting(self, sample: Rendered, whole: Tokens, counts: DataCounts) -> Iterator[Tokens]:
+        """The tokens, cut if they are too many, unless nothing is left of them; counted either way."""
+        is_long = len(whole.input_ids) > self.supervision.cutoff_len
+        tokens = shorten(sample, self.template, self.tokenizer, self.supervision) if is_long else whole
         if tokens is None:
-            counts.drop(TOO_LONG if supervision.truncation == "drop" else NO_ROOM)
+            counts.drop(TOO_LONG if self.supervision.truncation == "drop" else NO_ROOM)
         elif not tokens.supervised:
             counts.drop(NOTHING_TO_LEARN)
         else:
-            counts.truncated += len(encoding) > supervision.cutoff_len
+            counts.truncated += is_long
             counts.tokens += len(tokens.input_ids)
             counts.supervised += tokens.supervised
             yield tokens
@@ -102,18 +127,27 @@ def blocks(
     Raises:
         ConfigError: the tokenizer has no eos token.
     """
+    return cut((ids for batch in texts for ids in documents(batch, tokenizer)), size, counts, joined=joined)
+
+
+def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """The ids of each text, followed by eos.
+
+    Raises:
+        ConfigError: the tokenizer has no eos token.
+    """
     eos = tokenizer.eos_token_id
     if eos is None:
         raise ConfigError("the tokenizer has no eos token", why="it ends each text in a block", remedy="give it one")
+    return ([*encoding.ids, eos] for encoding in encode_batch(tokenizer, texts, offsets=False))
+
+
+def cut(texts: Iterable[list[int]], size: int, counts: DataCounts, *, joined: bool = True) -> Iterator[Tokens]:
+    """Blocks of ``size`` tokens of the texts, and what is left of them, as :func:`blocks` describes."""
     buffer: list[int] = []
-    for batch in texts:
-        for encoding in encode_batch(tokenizer, batch):
-            buffer += encoding.ids
-            buffer.append(eos)
-            if not joined:
-                yield from _cut(buffer, size, counts)
-                buffer.clear()
-        whole = len(buffer) // size * size
+    for ids in texts:
+        buffer += ids
+        whole = len(buffer) // size * size if joined else len(buffer)
         yield from _cut(buffer[:whole], size, counts)
         del buffer[:whole]
     yield from _cut(buffer, size, counts)

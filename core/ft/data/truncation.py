@@ -8,6 +8,8 @@ as a whole; the text is then rendered anew, so that the template's markers stand
 - ``left``: from the last pair back, the question loses its beginning; answers stay whole. A system message stays.
 - ``drop``: not shortened but left out.
 
+Of an answer at least ``reserved_label_len`` tokens stay (all of a shorter one), or its pair goes.
+
 Where a question has several messages (system, tool results), the longest lose first. Thoughts, tool calls and tool
 descriptions are not cut. A last token of padding may stay unused: what counts is that no sample exceeds ``cutoff_len``.
 """
@@ -61,6 +63,17 @@ def share(question: int, answer: int, room: int, truncation: Truncation) -> tupl
     return min(question, room - kept), kept
 
 
+def reserve(sizes: tuple[int, int], reserved: int, room: int) -> tuple[int, int]:
+    """The shares with at least ``reserved`` tokens for the answer, taken from the question; nothing if even they miss.
+
+    ((1000, 0), 20, 1000) → (980, 20).
+    """
+    if reserved > room:
+        return 0, 0
+    kept = max(sizes[1], reserved)
+    return min(sizes[0], room - kept), kept
+
+
 def shorten(
     sample: Rendered, template: Template, tokenizer: PreTrainedTokenizerBase, supervision: Supervision
 ) -> Tokens | None:
@@ -72,7 +85,7 @@ def shorten(
     pairs = find_pairs(sample, template, tokenizer, [len(content) for content in contents])
     budget = supervision.cutoff_len
     for _ in range(ROUNDS):
-        kept = keep(pairs, [len(content) for content in contents], messages, budget, supervision.truncation)
+        kept = keep(pairs, [len(content) for content in contents], messages, budget, supervision)
         if not kept or budget <= 0:
             return None
         cut = [
@@ -107,9 +120,10 @@ def find_pairs(
 
 
 def keep(
-    pairs: Sequence[Pair], lengths: Sequence[int], messages: Sequence[Message], budget: int, truncation: Truncation
+    pairs: Sequence[Pair], lengths: Sequence[int], messages: Sequence[Message], budget: int, supervision: Supervision
 ) -> dict[int, int]:
     """Position in the conversation → tokens of content to keep, for every message that stays; none if none can."""
+    truncation = supervision.truncation
     kept: dict[int, int] = {}
     room = budget
     pinned = truncation == "left" and messages[0].role == "system"
@@ -121,6 +135,8 @@ def keep(
         question, answer = sum(lengths[turn] for turn in turns), lengths[pair.answer]
         room -= pair.markers
         sizes = share(question, answer, room, truncation) if room > 0 else (0, 0)
+        if truncation != "left":  # which keeps answers whole or not at all
+            sizes = reserve(sizes, min(answer, supervision.reserved), room)
         if (answer and not sizes[1]) or (question and not sizes[0]):
             break
         kept.update(zip(turns, spread([lengths[turn] for turn in turns], sizes[0]), strict=True))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from ft.training.base import RunTrainer
 from ft.training.packing import per_sequence
+from ft.training.streams import StreamingTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ft.training.packing import PackedBatch
     from ft_hookspecs import Run
 
-TIMING: Final = ("_runtime", "_per_second")
+TIMING: Final = ("_runtime", "_per_second", "_preparation_time")
 
 Measure = tuple[Tensor, Tensor]
 """Of each example of a batch the sum over its items and the number of its items: (E,) and (E,)."""
@@ -49,7 +49,7 @@ class Averages:
         return {name: total / items for name, (total, items) in totals.items() if items}
 
 
-class MeasuringTrainer(RunTrainer):
+class MeasuringTrainer(StreamingTrainer):
     """A trainer whose evaluation is a mean over items, exact over batches and processes of any size.
 
     Attributes:
@@ -103,9 +103,8 @@ def evaluate_measures(run: Run, trainer: Trainer, when: str) -> dict[str, float]
         return {}
     metrics: Mapping[str, float] = (when == "after" and _logged(trainer)) or trainer.evaluate()
     suffix = "_before" if when == "before" else ""
-    timing = ("_runtime", "_per_second")
     return {
-        f"{name}{suffix}": v for name, v in metrics.items() if name.startswith("eval_") and not name.endswith(timing)
+        f"{name}{suffix}": v for name, v in metrics.items() if name.startswith("eval_") and not name.endswith(TIMING)
     }
 
 
@@ -120,5 +119,4 @@ def _logged(trainer: Trainer) -> dict[str, float]:
     if trainer.args.load_best_model_at_end:
         return {}
     last = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step > 0]
-    measured = {name: value for row in last for name, value in row.items() if name.startswith("eval_")}
-    return measured if any(name.endswith("_loss") for name in measured) else {}
+    return {name: value for row in last for name, value in row.items() if name.startswith("eval_")}

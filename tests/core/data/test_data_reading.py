@@ -1,8 +1,9 @@
 import pytest
 
-from ft.data import load_examples, load_splits, split_validation
+from ft.data import load_examples, load_splits
+from ft.data.reading import held_out
 from ft.errors import ConfigError, DataError, PluginError
-from ft_hookspecs import DataCounts, Example
+from ft_hookspecs import DataCounts
 
 
 def good(number):
@@ -93,6 +94,7 @@ def test_splits(hook, rows, make_plan):
         name: (found, counts) for name, found, counts in load_splits(hook, make_plan(dataset=["a/b"], val_size=3))
     }
     assert [len(splits[name][0]) for name in ("train", "eval")] == [7, 3]
+    assert [len(list(splits[name][0])) for name in ("train", "eval")] == [7, 3]
     assert not set(questions(splits["train"][0])) & set(questions(splits["eval"][0]))
     assert (splits["train"][1].rows, splits["train"][1].examples, splits["eval"][1].examples) == (10, 7, 3)
     named = [name for name, _, _ in load_splits(hook, make_plan(dataset=["a/b"], eval_dataset=["a/c"]))]
@@ -101,13 +103,11 @@ def test_splits(hook, rows, make_plan):
         list(load_splits(hook, make_plan()))
 
 
-def test_a_split_is_by_seed_and_never_empty():
-    examples = [Example(str(n), text=str(n)) for n in range(20)]
-    train, held_out = split_validation(examples, 0.25, 1)
-    assert (len(train), len(held_out)) == (15, 5)
-    assert sorted(train + held_out, key=lambda e: int(e.where)) == examples
-    assert held_out == split_validation(examples, 0.25, 1)[1] != split_validation(examples, 0.25, 2)[1]
-    assert split_validation(examples, 0, 1) == (examples, [])
+def test_what_is_held_out_is_chosen_by_the_seed_and_leaves_something_on_both_sides():
+    assert sum(held_out(20, 0.25, 1)) == 5
+    assert held_out(20, 0.25, 1) == held_out(20, 0.25, 1) != held_out(20, 0.25, 2)
+    assert sum(held_out(20, 7, 1)) == 7
+    assert not any(held_out(20, 0, 1))
     for size in (20, 0.001):
         with pytest.raises(DataError, match="val_size"):
-            split_validation(examples, size, 1)
+            held_out(20, size, 1)

@@ -1,6 +1,6 @@
 import pytest
 
-from ft.data import IGNORE, ChatTemplate, blocks, encode_batch, supervise, supervise_batch
+from ft.data import IGNORE, ChatTemplate, Supervisor, blocks, encode_batch, supervise
 from ft.data.spans import EXPANDED, Supervision
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts, Example, Message
@@ -113,7 +113,7 @@ def test_a_template_that_refuses_names_the_row(learn, tokenizer):
     assert caught.value.where == "f:1"
     counts = DataCounts()
     supervision = Supervision(99, on_bad_row="skip")
-    assert not list(supervise_batch([Example("f:1", TURNS)], refusing, tokenizer, supervision, counts))
+    assert not list(Supervisor(refusing, tokenizer, supervision)([Example("f:1", TURNS)], counts))
     assert counts.dropped == {"no system messages": 1}
 
 

@@ -1,8 +1,12 @@
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
-from ft.data import ChatTemplate, cached_dataset, prepare_supervised, prepare_text
+from ft.data import ChatTemplate, Examples, Supervisor, cache, cached_dataset, prepare_supervised, prepare_text
+from ft.data.cache import Identity, Making
 from ft.data.spans import COLUMNS, Tokens
 from ft.errors import ConfigError, DataError, EnvironmentProblem
 from ft_hookspecs import DataCounts, Example, Message, Run
@@ -25,10 +29,9 @@ def cached(tmp_path, builds):
                 made.tokens += len(ids)
                 yield Tokens(list(ids), [-100, *ids[1:]], [0.5] * len(ids)).row(weighted=weighted)
 
-        dataset = cached_dataset(
-            build, columns={**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS, key_parts=key,
-            cache_dir=tmp_path / "c", counts=counts, overwrite=overwrite,
-        )  # fmt: skip
+        columns = {**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS
+        making = Making(build, columns, Identity("data", repr((key, weighted)), cache.own_code()))
+        dataset = cached_dataset(making, tmp_path / "c", counts, overwrite=overwrite)
         return dataset, counts
 
     return cached
@@ -160,17 +163,18 @@ def test_supervised_data_is_addressed_by_all_it_depends_on(make_run, tokenizer):
 def test_overwrite_and_templates_without_a_text_build_anew(make_run, monkeypatch):
     run = make_run(overwrite_cache=True)
     made = []
-    render = run.template.render
-    monkeypatch.setattr(run.template, "render", lambda *given, **more: made.append(1) or render(*given, **more))
+    render = run.template.render_batch
+    monkeypatch.setattr(run.template, "render_batch", lambda given: made.append(1) or render(given))
     for _ in range(2):
         fingerprint(run, [Example("x", CHAT)])
     first = len(made)
     run.plan = make_run().plan
     fingerprint(run, [Example("x", CHAT)])
-    assert (first, len(made)) == (4, 4)
+    assert (first, len(made)) == (2, 2)
     run.template.text = None
-    fingerprint(run, [Example("x", CHAT)])
-    assert len(made) == 6
+    for _ in range(2):
+        fingerprint(run, [Example("x", CHAT)])
+    assert len(made) == 4
 
 
 def test_weights_of_messages_become_a_column(make_run):
@@ -180,16 +184,117 @@ def test_weights_of_messages_become_a_column(make_run):
     assert dataset[1]["loss_weights"][-2] == 2.0
 
 
-def test_tokenized_path_is_where_the_tokens_go(make_run, tmp_path):
-    fingerprint(make_run(tokenized_path=str(tmp_path / "tokens")), [Example("x", CHAT)])
-    [folder] = (tmp_path / "tokens").iterdir()
-    assert json.loads((folder / "counts.json").read_text())["counts"]["tokens"] > 0
+# ---- tokenized_path -----------------------------------------------------------------------------------------------
 
 
-def test_workers_without_effect_are_told(make_run):
-    run = make_run(preprocessing_num_workers=4)
-    fingerprint(run, [Example("x", CHAT)])
-    assert "no effect" in run.decisions[0]
+@pytest.fixture
+def keep(make_run, tmp_path):
+    def keep(*messages, run=None, **options):
+        run = run or make_run(tokenized_path=str(tmp_path / "kept"), **options)
+        counts = DataCounts()
+        given = Examples.of([Example("x", messages)]) if messages else Examples(lambda: iter(()), None)
+        return prepare_supervised(run, given, counts), counts, run
+
+    return keep
+
+
+def test_tokenized_path_is_written_once_and_then_loaded(keep, tmp_path, monkeypatch):
+    first, counts, _ = keep(*CHAT)
+    assert json.loads((tmp_path / "kept" / "train" / "counts.json").read_text())["counts"]["tokens"] > 0
+    monkeypatch.setattr(Supervisor, "__call__", lambda *_: pytest.fail("tokenised again"))
+    for messages in (CHAT, ()):  # also when the data itself is no longer there
+        again, recounted, _ = keep(*messages)
+        assert again.to_list() == first.to_list()
+        assert counts == recounted
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "why"),
+    [
+        ((*CHAT, *CHAT), {}, "other data"),
+        (CHAT, {"cutoff_len": 77}, "another template, tokenizer or option"),
+        ((), {"cutoff_len": 77}, "another template, tokenizer or option"),
+    ],
+)
+def test_tokens_of_other_data_or_another_template_are_refused(keep, messages, options, why):
+    keep(*CHAT)
+    with pytest.raises(DataError, match=f"(?s){why}.*overwrite_cache"):
+        keep(*messages, **options)
+
+
+def test_another_template_or_tokenizer_is_refused(keep, make_run, tmp_path, tokenizer):
+    keep(*CHAT)
+    run = make_run(tokenized_path=str(tmp_path / "kept"))
+    run.template = ChatTemplate(tokenizer, enable_thinking=False)
+    with pytest.raises(DataError, match="another template"):
+        keep(*CHAT, run=run)
+    tokenizer.add_tokens(["Who"])
+    with pytest.raises(DataError, match="tokenizer"):
+        keep(*CHAT)
+
+
+def test_overwrite_cache_writes_it_anew_and_never_what_is_not_ours(keep, tmp_path):
+    keep(*CHAT)
+    assert len(keep(*CHAT, *CHAT, overwrite_cache=True)[0][0]["labels"]) > len(CHAT)
+    counts = tmp_path / "kept" / "train" / "counts.json"
+    counts.unlink()
+    (tmp_path / "kept" / "train" / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="something else"):
+        keep(*CHAT, overwrite_cache=True)
+    assert (tmp_path / "kept" / "train" / "thesis.txt").exists()
+
+
+def test_damaged_tokens_and_those_of_another_version(keep, tmp_path, monkeypatch):
+    keep(*CHAT)
+    monkeypatch.setattr("ft.data.prepare.own_code", lambda: "newer")
+    assert "another version of ft" in keep(*CHAT)[2].decisions[0]
+    with (tmp_path / "kept" / "train" / "data.arrow").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="not as it was written"):
+        keep(*CHAT)
+
+
+# ---- workers and text ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_bytes_are_the_same_whatever_the_number_of_workers(make_run, workers, monkeypatch):
+    examples = [
+        Example(f"f:{n}", (Message("user", f"Who is {n}?"), Message("assistant", "Me. " * n))) for n in range(40)
+    ]
+    pids = set()
+    supervise = Supervisor.__call__
+
+    def watched(self, batch, counts):
+        counts.repaired[f"in process {os.getpid()}"] = 1
+        return supervise(self, batch, counts)
+
+    def made(**options):
+        run = make_run(preprocessing_batch_size=7, overwrite_cache=True, cutoff_len=60, **options)
+        counts = DataCounts()
+        prepare_supervised(run, examples, counts)
+        pids.update(name for name in counts.repaired if name.startswith("in process"))
+        counts.repaired.clear()
+        [folder] = (Path(run.plan.get("cache_dir")) / "tokens").iterdir()
+        return (folder / "data.arrow").read_bytes(), counts
+
+    monkeypatch.setattr(Supervisor, "__call__", watched)
+    assert made() == made(preprocessing_num_workers=workers)
+    assert len(pids) > 1
+
+
+def test_an_error_in_a_worker_is_the_error_of_the_run(make_run):
+    run = make_run(preprocessing_num_workers=2, preprocessing_batch_size=1)
+    with pytest.raises(DataError, match="plain text where a conversation") as caught:
+        fingerprint(run, [Example("f:1", CHAT), Example("f:2", text="x"), Example("f:3", CHAT)])
+    assert caught.value.where == "f:2"
+
+
+def test_a_worker_that_is_killed_is_told(make_run, monkeypatch):
+    monkeypatch.setattr(Supervisor, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    run = make_run(preprocessing_num_workers=2, preprocessing_batch_size=1)
+    with pytest.raises(EnvironmentProblem, match="ended from outside"):
+        fingerprint(run, [Example("f:1", CHAT)] * 3)
 
 
 def test_text_becomes_blocks_and_conversations_do_not(make_run):

@@ -1,0 +1,111 @@
+"""Labels of many texts at once, without character offsets where the bytes of each token are known.
+
+Computing offsets makes encoding a third slower. A byte-level tokenizer does not need them: its tokens spell the bytes
+of the text, so a sum of lengths says where each begins. A text whose lengths do not add up, or where a span does not
+begin between two tokens, is labelled by offsets (:func:`ft.data.spans.label`).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from ft.data.spans import encode_batch, label, labelled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from ft.data.spans import Rendered, Tokens
+
+SPACE: Final = "Ġ"
+"""How byte-level tokenizers write a space."""
+
+
+class Labeller:
+    """Tokens and labels of rendered conversations, by one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, samples: Sequence[Rendered]) -> Iterator[Tokens]:
+        """The tokens of each sample, in order.
+
+        Raises:
+            ConfigError: the tokenizer gives no offsets.
+        """
+        texts = [sample.text for sample in samples]
+        encodings = encode_batch(self._tokenizer, texts, offsets=self._bytes is None)
+        if self._bytes is None:
+            yield from map(label, samples, encodings)
+            return
+        for sample, encoding in zip(samples, encodings, strict=True):
+            tokens = self._by_bytes(sample, encoding.ids)
+            yield tokens or label(sample, *encode_batch(self._tokenizer, [sample.text]))
+
+    def _by_bytes(self, sample: Rendered, ids: list[int]) -> Tokens | None:
+        """The labels, if the lengths of the tokens tell them."""
+        import numpy as np
+
+        assert self._bytes is not None
+        sizes, spaces = self._bytes
+        ends = sizes[np.array(ids, dtype=np.int64)].cumsum()
+        *places, whole = self._in_bytes(sample)
+        if not len(ends) or ends[-1] != whole:
+            return None
+        before = ends.searchsorted(places).tolist()  # the token that ends at each place, if one does
+        at = list(zip(before, places, strict=True))
+        if any(place and (ends[token] != place or spaces[ids[token]]) for token, place in at):
+            return None
+        begins = [token + 1 if place else 0 for token, place in at]
+        pieces = [slice(first, after) for first, after in zip(begins[::2], begins[1::2], strict=True)]
+        return labelled(sample, ids, pieces)
+
+    def _in_bytes(self, sample: Rendered) -> list[int]:
+        """The boundaries of the spans and the length of the text, in bytes."""
+        text = sample.text
+        places = [place for span in sample.spans for place in (span.start, span.end)] + [len(text)]
+        return places if text.isascii() else [len(text[:place].encode("utf-8", "replace")) for place in places]
+
+    @cached_property
+    def _bytes(self) -> tuple[Any, Any] | None:
+        """The bytes of each token and whether it is but spaces; ``None`` if the tokenizer is not byte-level.
+
+        A token of spaces alone may be counted to what follows it: its offsets are empty.
+        """
+        import numpy as np
+
+        if not self._tokenizer.is_fast or not _is_byte_level(self._tokenizer):
+            return None
+        vocabulary = self._tokenizer.get_vocab()
+        sizes = np.zeros(max(vocabulary.values(), default=0) + 1, dtype=np.int64)
+        spaces = np.zeros(len(sizes), dtype=bool)
+        for token, number in vocabulary.items():
+            sizes[number], spaces[number] = len(token), not token.strip(SPACE)
+        for number, added in self._tokenizer.added_tokens_decoder.items():
+            sizes[number], spaces[number] = len(added.content.encode()), not added.content.strip()
+        return sizes, spaces
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether every token spells bytes of the text as it is: nothing is normalised, added or left out."""
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    split = written.get("pre_tokenizer") or {}
+    steps = split.get("pretokenizers", [split])
+    levels = [step for step in steps if step.get("type") == "ByteLevel"]
+    plain = all(step.get("type") in ("ByteLevel", "Digits") or _keeps(step) for step in steps)
+    added = any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in written["added_tokens"])
+    return (
+        written.get("normalizer") is None
+        and written["model"].get("type") == "BPE"
+        and plain
+        and len(levels) == 1
+        and not levels[0]["add_prefix_space"]
+        and not added
+    )
+
+
+def _keeps(step: dict[str, Any]) -> bool:
+    return step.get("type") == "Split" and step.get("behavior") in ("Isolated", "MergedWithPrevious", "MergedWithNext")
