@@ -35,6 +35,12 @@ def chats() -> list[dict[str, Any]]:
     return [{"instruction": question, "output": answer} for question, answer in STONES]
 
 
+def pairs() -> list[dict[str, Any]]:
+    return [
+        {"prompt": question, "chosen": answer, "rejected": f"I do not know. {question}"} for question, answer in STONES
+    ]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage's rows of data, its own keys, and what is known of its losses."""
@@ -47,7 +53,11 @@ class Stage:
     """Whether ``metric`` falls when it learns; else it rises."""
 
 
-STAGES = {"pt": Stage(text(), {"cutoff_len": 48}), "sft": Stage(chats())}
+STAGES = {
+    "pt": Stage(text(), {"cutoff_len": 48}),
+    "rm": Stage(pairs(), {"learning_rate": 1e-3, "dtype": "float32"}),  # a score has no mean to round away in bf16
+    "sft": Stage(chats()),
+}
 TUNINGS = {"lora": {"lora_rank": 4}, "full": {}, "freeze": {"freeze_trainable_layers": 1}}
 
 
