@@ -17,6 +17,10 @@ app = typer.Typer(
 )
 plugins_app = typer.Typer(help="List installed plugins, or show one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
+data_app = typer.Typer(
+    help="Check data sets, or show what becomes of rows.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
 
 # Keys are checked against the options of the selected plugins, which typer cannot know: unknown flags pass through.
 ANY_KEY = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -40,6 +44,14 @@ Words = Annotated[
     typer.Argument(
         metavar="CONFIG|KEY=VALUE|--KEY VALUE",
         help="A YAML or JSON file, and keys that go before those in it.",
+        show_default=False,
+    ),
+]
+DataWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG|FILE|KEY=VALUE|--KEY VALUE",
+        help="A configuration, or data files and folders, and keys that go before those in it.",
         show_default=False,
     ),
 ]
@@ -108,6 +120,29 @@ def plan(
     show(*plan_of(words, plugin, no_plugin), every=every, as_json=as_json)
 
 
+@app.command(no_args_is_help=True)
+@guarded
+def score(
+    model: Annotated[str, typer.Argument(help="The output_dir of a run with stage: rm, or with --adapter its base.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE|-] [KEY=VALUE]…", help="JSON lines to score; - is standard input."),
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="Folder of the adapter with the value head.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="One question.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The answer to score.")] = None,
+    plugin: Plugin = None,
+    _traceback: Traceback = False,
+) -> None:
+    """Score answers with a saved reward model; prints JSON lines."""
+    from ft.cli.compose import split_names
+    from ft.cli.score import score as print_scores
+    from ft.cli.voice import quiet_libraries
+
+    quiet_libraries()
+    print_scores(model, words or (), adapter, prompt, answer, split_names(plugin))
+
+
 @app.command(context_settings=ANY_KEY)
 @guarded
 def schema(
@@ -118,6 +153,38 @@ def schema(
     from ft.cli.text import echo_json
 
     echo_json(schema_of(words, plugin, no_plugin))
+
+
+@data_app.command(context_settings=ANY_KEY, no_args_is_help=True)
+@guarded
+def check(
+    words: DataWords = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every bad row, not the first few of a kind.")] = False,
+    as_json: Json = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Read every row and report all that is wrong, and what the stage would drop or cut. Exits with 4 for bad data."""
+    from ft.cli.data_check import show
+
+    raise typer.Exit(show(words or (), plugin, no_plugin, every=every, as_json=as_json))
+
+
+@data_app.command(context_settings=ANY_KEY, no_args_is_help=True)
+@guarded
+def preview(
+    words: DataWords = None,
+    plugin: Plugin = None,
+    no_plugin: NoPlugin = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows of each split.")] = 3,
+    as_json: Json = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Show the first rows as the stage's tokens, with those that are learned in colour, or in brackets without it."""
+    from ft.cli.data_preview import show
+
+    show(words or (), plugin, no_plugin, size=rows, as_json=as_json)
 
 
 @plugins_app.command("list")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ft.plugins import PluginManager
     from ft_hookspecs import Plan
@@ -52,12 +52,17 @@ def split_config(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     It is the first word with the suffix of one that stands where no flag takes it as its value:
     ``--learning_rate 5e-4 config.yaml`` has one, ``--deepspeed ds.json`` has none.
     """
+    index = next((index for index in free_words(words) if _is_config(words[index])), None)
+    return (None, list(words)) if index is None else (Path(words[index]), [*words[:index], *words[index + 1 :]])
+
+
+def free_words(words: Sequence[str]) -> Iterator[int]:
+    """The positions of the words that are no flags, nor the values of flags."""
     expecting = False
     for index, word in enumerate(words):
-        if not expecting and not word.startswith("-") and _is_config(word):
-            return Path(word), [*words[:index], *words[index + 1 :]]
+        if not expecting and not word.startswith("-"):
+            yield index
         expecting = word.startswith("--") and "=" not in word and not _is_switch(word, words[index + 1 : index + 2])
-    return None, list(words)
 
 
 def _is_config(word: str) -> bool:

@@ -21,7 +21,19 @@ def imported_by(*words):
     return done.returncode, done.stderr.rpartition("imported: ")[2].split()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["plan", "-h"], ["version"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "-h"],
+        ["data", "--help"],
+        ["data", "check", "--help"],
+        ["data", "preview", "-h"],
+        ["version"],
+        ["--version"],
+    ],
+)
 def test_help_imports_neither_heavy_nor_middling_packages(words):
     code, modules = imported_by(*words)
     assert code == 0
@@ -36,10 +48,13 @@ def test_help_imports_neither_heavy_nor_middling_packages(words):
         (["plugins", "list"], 0),
         (["plan", "--model_name_or_path", "m", "--output_dir", "o", "--learning_rat", "1"], 2),
         (["run", "--model_name_or_path", "m", "--stage", "stf"], 3),
+        (["data", "check", "rows.jsonl"], 4),
+        (["data", "preview", "rows.jsonl"], 2),
     ],
 )
 def test_listing_and_refusing_import_nothing_heavy(words, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Q", "output": "R"}\n{"instruction": "Q"}\n')
     returned, modules = imported_by(*words)
     assert returned == code
     assert "ft.plugins" in modules
