@@ -189,8 +189,8 @@ class ReferenceOptions(PluginOptions):
             raise ValueError("ref_model_adapters says nothing without ref_model: name the model that they belong to")
         if self.ref_model_quantization_bit is not None:
             raise ValueError(
-                "ref_model_quantization_bit: no quantizer plugin can quantise a second model; take it out, and ref_model "
-                "is loaded in the number format of the model that trains"
+                "ref_model_quantization_bit: no quantizer plugin can quantise a second model; take it out, and "
+                "ref_model is loaded in the number format of the model that trains"
             )
         return self
 

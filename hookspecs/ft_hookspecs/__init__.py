@@ -10,7 +10,7 @@ from ft_hookspecs.data import DatasetSource, Example, FormatReader, Message, Rol
 from ft_hookspecs.markers import API_VERSION, PROJECT_NAME, hookimpl, hookspec
 from ft_hookspecs.options import PluginOptions
 from ft_hookspecs.plan import KINDS, Plan, PluginInfo, Problem, Selection, Source
-from ft_hookspecs.run import Change, DataCounts, ModelFiles, Run, Stash, StashKey
+from ft_hookspecs.run import Change, DataCounts, ModelFiles, OtherModel, Run, Stash, StashKey
 
 __all__ = [
     "API_VERSION",
@@ -23,6 +23,7 @@ __all__ = [
     "FormatReader",
     "Message",
     "ModelFiles",
+    "OtherModel",
     "Plan",
     "PluginInfo",
     "PluginOptions",

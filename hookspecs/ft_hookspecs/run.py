@@ -132,7 +132,7 @@ def _no_optimizer(model: nn.Module) -> None:
     """Leaves the optimizer to ``optim``."""
 
 
-def _no_other_model(name: str, adapters: str | None = None) -> OtherModel:
+def _no_other_model(*_: str | None) -> OtherModel:
     """Before the model that trains is there, no other can be loaded like it."""
     raise RuntimeError("run.load_other can be called from ft_build_trainer on")
 
@@ -143,7 +143,7 @@ class Run:
 
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
     shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training;
-    ``load_other`` finds and loads another model by its name and those of its adapters (with commas, or ``None``), in the
+    ``load_other`` loads another model, given its name and those of its adapters (with commas, or ``None``), in the
     number format of the one that trains, from ``ft_build_trainer`` on;
     ``rewarders`` are the plugins that implement ``ft_reward``, each with a function of prompts and answers.
     """

@@ -101,6 +101,11 @@ def ft_load_model(run: Run, files: ModelFiles, options: Mapping[str, Any]) -> Pr
     """Load the model in this plugin's own way; ``None`` leaves it to transformers."""
 
 
+@hookspec(firstresult=True)
+def ft_add_adapters(plan: Plan, model: PreTrainedModel, names: list[str]) -> PreTrainedModel | nn.Module | None:
+    """A model that does not train (a reference, a reward model) with adapters, applied in order; ``None``: not mine."""
+
+
 @hookspec
 def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     """Replace weights by quantised ones. Called on quantizers in order, each on the model the one before returned."""

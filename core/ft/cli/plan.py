@@ -23,7 +23,7 @@ PHASES: Final = (
     ("check", ("ft_check",)),
     ("find model", ("ft_resolve_model", "ft_template", "ft_template_names")),
     ("data", ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset")),
-    ("load", ("ft_model_load_options", "ft_load_model")),
+    ("load", ("ft_model_load_options", "ft_load_model", "ft_add_adapters")),
     ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
     ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_reward", "ft_log")),
     ("save", ("ft_save_model",)),

@@ -16,13 +16,22 @@ if TYPE_CHECKING:
     from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
+    from ft.training.reference import Reference, precompute, reference_for
     from ft.training.trainer import PackedTrainer
-    from ft.training.values import ValueHead, attach_value_head, load_value_head, save_value_head, value_head
+    from ft.training.values import (
+        ValueHead,
+        attach_value_head,
+        load_value_head,
+        read_value_head,
+        save_value_head,
+        value_head,
+    )
 
 _HOMES: Final = {
     "Engine": "engine",
     "PackedBatch": "packing",
     "PackedTrainer": "trainer",
+    "Reference": "reference",
     "ValueHead": "values",
     "attach_value_head": "values",
     "checkpoint_to_resume": "checkpoints",
@@ -39,6 +48,9 @@ _HOMES: Final = {
     "pad": "packing",
     "per_sequence": "packing",
     "precision_problems": "precision",
+    "precompute": "reference",
+    "read_value_head": "values",
+    "reference_for": "reference",
     "sample": "generation",
     "save_value_head": "values",
     "training_arguments": "arguments",
@@ -49,6 +61,7 @@ __all__ = [
     "Engine",
     "PackedBatch",
     "PackedTrainer",
+    "Reference",
     "ValueHead",
     "attach_value_head",
     "checkpoint_to_resume",
@@ -65,6 +78,9 @@ __all__ = [
     "pad",
     "per_sequence",
     "precision_problems",
+    "precompute",
+    "read_value_head",
+    "reference_for",
     "sample",
     "save_value_head",
     "training_arguments",

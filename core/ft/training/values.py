@@ -61,8 +61,7 @@ def attach_value_head(model: nn.Module, *, scores_only: bool = False) -> ValueHe
     base: Any = unwrap(model)
     language_head = base.get_output_embeddings()
     if value_head(model) is None:
-        device = next(language_head.parameters()).device
-        base.add_module(NAME, ValueHead(language_head.in_features).to(device).train(base.training))
+        base.add_module(NAME, _fitting(model).train(base.training))
         base._keys_to_ignore_on_save = {*(base._keys_to_ignore_on_save or ()), *_tensors(base.v_head)}
     if scores_only and language_head.weight is not base.get_input_embeddings().weight:
         language_head.requires_grad_(False)
@@ -78,15 +77,21 @@ def save_value_head(model: nn.Module, folder: Path | str) -> bool:
 
 
 def load_value_head(model: nn.Module, folder: Path | str) -> ValueHead:
-    """The value head of a folder, attached to the model.
+    """The value head of a folder, attached to the model; raises as :func:`read_value_head`."""
+    head = attach_value_head(model)
+    head.load_state_dict(read_value_head(model, folder).state_dict())
+    return head
+
+
+def read_value_head(model: nn.Module, folder: Path | str) -> ValueHead:
+    """The value head of a folder for this model, on its device, frozen and not attached: that of a second adapter.
 
     Raises:
         DataError: there is none, or it belongs to a model of another size.
     """
-    head, path = attach_value_head(model), Path(folder) / FILE
+    head, path = _fitting(model), Path(folder) / FILE
     try:
-        stored = {name.removeprefix(f"{NAME}."): values for name, values in load_file(path).items()}
-        head.load_state_dict(stored)
+        head.load_state_dict({name.removeprefix(f"{NAME}."): values for name, values in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             "the value head cannot be loaded",
@@ -94,7 +99,12 @@ def load_value_head(model: nn.Module, folder: Path | str) -> ValueHead:
             why=f"it must hold {', '.join(_tensors(head))} of this model's size: {first_line(error)}",
             remedy="give the folder of a reward model of the same base; stage: rm writes one",
         ) from error
-    return head
+    return head.requires_grad_(False).eval()
+
+
+def _fitting(model: nn.Module) -> ValueHead:
+    language_head = unwrap(model).get_output_embeddings()  # type: ignore[operator]  # a PreTrainedModel
+    return ValueHead(language_head.in_features).to(next(language_head.parameters()).device)
 
 
 def _tensors(head: nn.Module) -> dict[str, Tensor]:

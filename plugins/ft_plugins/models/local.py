@@ -10,6 +10,9 @@ from ft_hookspecs import ModelFiles, hookimpl
 from ft_plugins.models._folders import check_folder, nearest_siblings
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
     from ft_hookspecs import Plan
 
 
@@ -36,6 +39,17 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
         why=f"there is no folder or file {path.absolute()}",
         remedy=f"did you mean {' or '.join(near)}?" if near else "give an existing folder, or a hub id (org/name)",
     )
+
+
+@hookimpl
+def ft_add_adapters(plan: Plan, model: PreTrainedModel, names: list[str]) -> PreTrainedModel | nn.Module:
+    """LoRA adapters in folders or of the hub; all but the last are merged, as in a model that goes on training."""
+    from ft_plugins.adapters import _earlier
+
+    *merged, last = (_earlier.folder_of(name, plan, "") for name in names)
+    for folder in merged:
+        model = _earlier.merge(model, folder)
+    return _earlier.put_on(model, last)
 
 
 def is_path(name: str) -> bool:
