@@ -72,6 +72,7 @@ def test_what_a_reward_model_must_hold(plan, saved):
         assert "value_head.safetensors is missing" in text
     (folder / "value_head.safetensors").touch()
     plan(reward_model=folder)
+    assert "holds an adapter" in said(plan, reward_model=folder, reward_model_type="full")
     (folder / "adapter_config.json").unlink()
     assert "adapter_config.json is missing" in said(plan, reward_model=folder)
     plan(reward_model=folder, reward_model_type="full")
@@ -99,7 +100,7 @@ def test_the_head_of_a_full_model_lies_with_its_last_adapter(plan, saved, tiny_m
         ({"reward_model": "org/rm", "finetuning_type": "full"}, "reward_model_type: lora with finetuning_type: full"),
         ({"reward_model": "org/rm", "fsdp": "full_shard"}, "reward_model_type: lora with fsdp"),
         ({"reward_model": "org/rm", "reward_model_adapters": "x"}, "nothing with reward_model_type: lora"),
-        ({"reward_model": "org/rm", "reward_model_quantization_bit": 4}, "does nothing"),
+        ({"reward_model": "org/rm", "reward_model_quantization_bit": 4}, "no quantizer plugin"),
         ({"reward_model": "org/rm", "reward_model_quantization_bit": 3}, "reward_model_quantization_bit"),
         ({"reward_model": "org/rm", "reward_model_token": "x"}, "only `api` heeds it"),
         ({"reward_model_type": "api"}, "reward_model_type without reward_model"),

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
-ONLY_FOR = {
-    "reward_model_adapters": "full",
-    "reward_model_quantization_bit": "full",
-    "reward_model_token": "api",
-}
+ONLY_FOR = {"reward_model_adapters": "full", "reward_model_token": "api"}
 """Keys that act with one ``reward_model_type`` alone."""
 
 HEAD = "value_head.safetensors"
@@ -42,6 +38,12 @@ def reward_problems(plan: Plan) -> Iterator[Problem]:
                 remedy=f"take it out, or set reward_model_type: {wanted}",
                 keys=(key, "reward_model_type"),
             )
+    if options.reward_model_quantization_bit is not None:
+        yield Problem(
+            "reward_model_quantization_bit: no quantizer plugin can quantise a second model",
+            remedy="take it out, and give a reward_model whose own files are quantised",
+            keys=("reward_model_quantization_bit",),
+        )
     yield from _api(options.reward_model) if kind == "api" else _files(options)
     if kind == "lora":
         yield from _second_adapter(plan)
@@ -92,6 +94,14 @@ def _files(options: RewardOptions) -> Iterator[Problem]:
         if is_path(name):
             yield Problem(f"{key}: {name!r} does not exist", remedy="give the folder that stage: rm saved", keys=(key,))
         return
+    is_adapter, is_model = (folder / ADAPTER).is_file(), (folder / "config.json").is_file()
+    if key == "reward_model" and options.reward_model_type == "full" and is_adapter and not is_model:
+        yield Problem(
+            f"reward_model: the folder {name!r} holds an adapter, and reward_model_type is full",
+            why="an adapter is no whole model",
+            remedy=f"set reward_model_type: lora, or reward_model to its base and reward_model_adapters: {name}",
+            keys=("reward_model_type", "reward_model"),
+        )
     wanted = [HEAD] if options.reward_model_type == "full" else [ADAPTER, HEAD]
     for missing in [file for file in wanted if not (folder / file).is_file()]:
         yield Problem(

@@ -24,7 +24,7 @@ class RewardOptions(PluginOptions):
         default=None, description="With `full`: adapters on the reward model; the last holds its value head."
     )
     reward_model_quantization_bit: Literal[4, 8] | None = Field(
-        default=None, description="With `full`: quantise the reward model to this many bits."
+        default=None, description="With `full`: quantise the reward model to this many bits; no plugin can do so yet."
     )
     reward_model_token: str | None = Field(
         default=None,
