@@ -1,0 +1,94 @@
+"""What grpo and rloo have in common: several answers to each prompt, each judged against the others.
+
+The loop, the advantages and the losses are TRL's; ft gives them its data, rewards, reference, checkpoints and record.
+"""
+
+from __future__ import annotations
+
+import os
+from math import gcd
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from ft_hookspecs import Problem
+from ft_plugins.stages._rewards import RewardOptions, reward_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ft_hookspecs import Plan
+
+REQUIRES: Final = {"trl": "pip install 'ft-framework[trl]'"}
+
+
+class GroupOptions(RewardOptions):
+    """How many answers are drawn and how often they are learned from; names and defaults are TRL's."""
+
+    num_generations: int = Field(8, ge=2, description="Answers drawn for each prompt, which are judged together.")
+    num_generations_eval: int | None = Field(None, ge=1, description="The same for evaluation. Unset: as in training.")
+    steps_per_generation: int | None = Field(
+        None, ge=1, description="Batches drawn at a time. Unset: `gradient_accumulation_steps`, one optimizer step."
+    )
+    num_iterations: int = Field(1, ge=1, description="Passes over the answers of a prompt before new ones are drawn.")
+    beta: float = Field(
+        0.0, ge=0, description="Weight of the KL to the model as it was before training, in the loss; 0: none."
+    )
+    epsilon: float = Field(0.2, gt=0, description="How far the ratio of probabilities counts from 1.")
+    epsilon_high: float | None = Field(None, gt=0, description="The same above 1. Unset: `epsilon`.")
+    mask_truncated_completions: bool = Field(
+        False, description="Learn nothing from answers that `max_new_tokens` has cut off."
+    )
+
+
+UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "do_sample": ((True,), "greedy answers to one prompt are all the same, so that none is better than the others"),
+    "num_beams": ((1,), "beams are no draws from the policy"),
+    "max_length": ((None,), "the length of an answer is limited by max_new_tokens alone"),
+    "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
+    "attention": (("auto", "padded"), "TRL pads its batches"),
+    "train_sampling_strategy": ((None, "random"), "each batch holds whole groups of answers"),
+    "auto_find_batch_size": ((False, None), "a smaller batch may hold no whole groups of answers"),
+    "streaming": ((False, None), "prompts are repeated and shuffled by their number"),
+}
+"""Keys that these stages do not heed: the values that ask for nothing, and why any other is refused."""
+
+
+def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Problem]:
+    """What cannot be: a batch without whole groups, keys that would do nothing, a reward that nobody gives."""
+    yield from reward_problems(plan)
+    for key, (harmless, why) in UNHEEDED.items():
+        if plan.get(key, harmless[0]) not in harmless:
+            yield Problem(f"{key}: {plan.get(key)} cannot be had with {stage}", why, f"take {key} out", (key,))
+    accumulated = int(plan.get("gradient_accumulation_steps") or 1)
+    times = options.steps_per_generation or accumulated
+    name = "steps_per_generation" if options.steps_per_generation else "gradient_accumulation_steps"
+    yield from whole_groups(
+        plan, "per_device_train_batch_size", "num_generations", options.num_generations, times, name
+    )
+    if plan.get("eval_dataset") or plan.get("val_size"):
+        number = options.num_generations_eval or options.num_generations
+        yield from whole_groups(plan, "per_device_eval_batch_size", "num_generations_eval", number)
+
+
+def whole_groups(
+    plan: Plan, batch_key: str, group_key: str, group: int, times: int = 1, times_key: str = ""
+) -> Iterator[Problem]:
+    """A batch over all processes must hold whole groups; the remedy names the nearest values that do."""
+    batch, processes = int(plan.get(batch_key) or 8), int(os.environ.get("WORLD_SIZE", "1"))
+    answers = batch * times * processes
+    if answers % group == 0:
+        return
+    step = group // gcd(group, times * processes)
+    batches = sorted({max(step, batch // step * step), (batch // step + 1) * step})
+    groups = [size for size in range(2, answers + 1) if answers % size == 0]
+    remedies = [f"{batch_key} to {' or '.join(map(str, batches))}"]
+    if groups:
+        remedies.append(f"{group_key} to {min(groups, key=lambda size: abs(size - group))}")
+    factors = [f"{batch_key} {batch}", *([f"{times_key} {times}"] if times > 1 else []), f"{processes} processes"]
+    yield Problem(
+        f"{answers} answers drawn at a time are no whole groups of {group}",
+        why=f"{' × '.join(factors if processes > 1 else factors[:-1])} must be a multiple of {group_key}",
+        remedy=f"set {', or '.join(remedies)}",
+        keys=(batch_key, group_key),
+    )
