@@ -56,14 +56,14 @@ class Scorer:
         self.model.to(device)
         self.head.to(device)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str], places: Sequence[str] = ()) -> Tensor:
         """The score of each text, in order: (n,) fp32 on the CPU.
 
         Raises:
-            DataError: a text without tokens, or longer than the model can read; says which.
+            DataError: a text without tokens, or longer than the model can read; names its place.
         """
         encoded = [encoding.ids for encoding in encode_batch(self.tokenizer, texts)] if texts else []
-        self._check(encoded)
+        self._check(encoded, places)
         scores = torch.empty(len(encoded))
         with evaluating(self.model), evaluating(self.head), torch.no_grad():
             for indices in batches([len(ids) for ids in encoded], TOKENS):
@@ -77,12 +77,13 @@ class Scorer:
         self.engine.check(batch)
         return self.engine.scores(batch, self.head).float().cpu()
 
-    def _check(self, encoded: Sequence[Sequence[int]]) -> None:
+    def _check(self, encoded: Sequence[Sequence[int]], places: Sequence[str]) -> None:
         longest = getattr(self.engine.base.config, "max_position_embeddings", None) or float("inf")
-        for number, ids in enumerate(encoded, 1):
+        for number, ids in enumerate(encoded):
             if not 0 < len(ids) <= longest:
                 raise DataError(
-                    f"text {number} has {len(ids)} tokens",
+                    f"a text to score has {len(ids)} tokens",
+                    where=places[number] if places else f"text {number + 1} of {len(encoded)}",
                     why=f"the reward model reads texts of 1 to {longest} tokens",
                     remedy="shorten it",
                 )
