@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ft.data.checks import data_problems
 from ft.schedules import schedule_problems
 from ft_hookspecs import Problem
 
@@ -32,6 +33,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             remedy="set reward_model to what stage: rm saved, or add a plugin (plugins: my_reward.py)",
             keys=("reward_model", "stage"),
         )
+    yield from data_problems(plan)
     yield from _evaluation(plan, manager)
     if plan.get("load_best_model_at_end"):
         yield from _best(plan)
@@ -52,7 +54,8 @@ def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:
     asked = [key for key in needing if plan.get(key)]
     asked += ["eval_strategy"] if plan.get("eval_strategy", "no") != "no" else []
     asked += ["save_strategy"] if plan.get("save_strategy") == "best" else []
-    if asked and not (plan.get("eval_dataset") or plan.get("val_size")):
+    kept = plan.get("tokenized_path") and not plan.get("dataset")  # which splits lie there is seen when it is read
+    if asked and not (plan.get("eval_dataset") or plan.get("val_size") or kept):
         yield Problem(
             "there is no data to evaluate on",
             why=f"{', '.join(asked)} {'asks' if len(asked) == 1 else 'ask'} for evaluation",

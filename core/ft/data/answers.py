@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from ft.data.reading import drop_or_raise
 from ft.data.spans import Rendered, check_tools, encode_batch, label, render_exactly
 from ft.data.tokens import TOO_LONG
-from ft.data.truncation import ROUNDS, clip, share, spread
+from ft.data.truncation import ROUNDS, clip, reserve, share, spread
 from ft.errors import DataError
 from ft_hookspecs import Message
 
@@ -181,9 +181,9 @@ def _cut_both(sample: Asked, excess: int, tokenizer: PreTrainedTokenizerBase, li
     prompt, *answers = (_encode(messages, tokenizer) for messages in (sample.prompt.messages, *sample.answers))
     asked, answered = _size(prompt), max(map(_size, answers), default=0)
     room = asked + answered - excess
-    kept = share(asked, answered, room, limits.truncation)[1] if room > 0 else 0
-    kept = max(kept, min(answered, limits.reserved))
-    left = min(asked, room - kept)
+    if room <= 0:
+        return None
+    left, kept = reserve(share(asked, answered, room, limits.truncation), min(answered, limits.reserved), room)
     if left < sum(bool(len(content)) for content in prompt):
         return None
     return replace(

@@ -83,7 +83,8 @@ def verified(examples: Iterable[Example], summary: Summary, location: str) -> It
 def content(example: Example) -> bytes:
     """Everything of an example that its tokens depend on; not where it stands."""
     sides = (example.messages, example.chosen, example.rejected)
-    given = (*(tuple(map(_parts, side)) for side in sides), example.text, example.tools, example.desirable)
+    texts = tuple(tuple(map(_parts, side)) for side in sides)
+    given: Any = (texts, example.text, example.tools, example.desirable)
     try:
         return marshal.dumps(given, 2)  # version 2 has no references, whose use depends on more than the values
     except ValueError:  # a value of a plugin's own type

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from ft.data.cache import Sample
     from ft_hookspecs import DataCounts, Example, Run, Template
 
+    Finish = Callable[[Iterable[Sample], DataCounts], Iterable[Sample]]
+
 SPLIT: Final = StashKey[str]("the split that is being prepared")
+
+
+def as_they_are(samples: Iterable[Sample], _: DataCounts) -> Iterable[Sample]:
+    """Samples that stand each for itself."""
+    return samples
 
 
 def prepare_supervised(
@@ -36,6 +43,7 @@ def prepare_supervised(
     *,
     train_on_prompt: bool = False,
     mask_history: bool = False,
+    finish: Finish = as_they_are,
 ) -> Dataset:
     """Conversations as token ids with labels on what is to be learned.
 
@@ -45,6 +53,7 @@ def prepare_supervised(
         counts: receives tokens, cuts and drops.
         train_on_prompt: learn every turn, not only the assistant's.
         mask_history: learn only the last answer of each conversation.
+        finish: as for :func:`prepared`.
 
     Raises:
         ConfigError: no template, or a tokenizer without offsets.
@@ -72,7 +81,7 @@ def prepare_supervised(
 
     columns = {**COLUMNS, "loss_weights": "list<float32>"} if weighted else COLUMNS
     depends_on = ("supervised", repr(supervision), template_text(template), "\n".join(template.stop))
-    return prepared(run, encode, columns, depends_on, given, counts)
+    return prepared(run, encode, columns, depends_on, given, counts, finish=finish)
 
 
 def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts, *, joined: bool = True) -> Dataset:
@@ -117,7 +126,7 @@ def prepared(
     examples: Iterable[Example],
     counts: DataCounts,
     *,
-    finish: Callable[[Iterable[Sample], DataCounts], Iterable[Sample]] = lambda samples, _: samples,
+    finish: Finish = as_they_are,
 ) -> Dataset:
     """The data set of any stage: read as a stream, tokenised by as many processes as are asked for, and cached.
 

@@ -112,7 +112,7 @@ class Rows:
             DataError: no format fits: that is no fault of one row.
         """
         first = next((row for row in self.load() if isinstance(row, Row)), None)
-        return first and _format_of(self.hook, self.plan, self.source, first)
+        return None if first is None else _format_of(self.hook, self.plan, self.source, first)
 
 
 def _format_of(hook: HookRelay, plan: Plan, source: DatasetSource, row: Row) -> FormatReader:

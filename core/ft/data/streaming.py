@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pluggy import HookRelay
 
+    from ft.data.mixing import MixStrategy
     from ft_hookspecs import Example, Plan
 
 
@@ -100,7 +101,7 @@ class StreamedExamples(Examples):
             yield from self._converted(loaded, self.counts)
 
     @property
-    def _mixing(self) -> tuple[object, ...]:
+    def _mixing(self) -> tuple[MixStrategy, Sequence[float] | None, int]:
         return self._options.mix_strategy, self._options.interleave_probs, self._seed
 
     def _rows(self, begin: int) -> Iterator[Loaded]:

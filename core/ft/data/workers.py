@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from ft.data.cache import Sample
     from ft_hookspecs import Example
-
-Encode = "Callable[[Sequence[Example], DataCounts], Iterable[Sample]]"
-"""Rows of a batch of examples; counts what it drops, cuts and repairs."""
 
 AHEAD: Final = 2
 """Batches for each process on their way: enough to keep it busy, few enough to keep memory flat."""
@@ -72,7 +69,7 @@ def _in_order(
         _one_thread_each(),
         ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(encode,)) as pool,
     ):
-        ahead = deque()
+        ahead: deque[Future[tuple[list[Sample], DataCounts]]] = deque()
         for batch in batches:
             ahead.append(pool.submit(_encode, batch))
             if len(ahead) >= AHEAD * workers:

@@ -133,7 +133,7 @@ class StreamingTrainer(RunTrainer):
 
     def _consumed(self) -> int:
         """Samples that this process has trained on."""
-        return int(self.state.global_step) * self.args.gradient_accumulation_steps * self.args.train_batch_size
+        return int(self.state.global_step * self.args.gradient_accumulation_steps * self.args.train_batch_size)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The passes over the data so far, where transformers has a share of the run that forgets a resume."""
@@ -146,5 +146,6 @@ class StreamingTrainer(RunTrainer):
 def steps_of(stream: TokenStream, args: TrainingArguments) -> int:
     """The optimizer steps of ``num_train_epochs`` passes, as if every row gave one sample."""
     assert stream.rows is not None
-    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return ceil(args.num_train_epochs * stream.rows / step)
+    epochs: float = args.num_train_epochs
+    step: int = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return ceil(epochs * stream.rows / step)

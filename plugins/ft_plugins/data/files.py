@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
@@ -13,7 +15,7 @@ from ft_hookspecs import hookimpl
 from ft_plugins.data import hub_rows, json_rows, table_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ft_hookspecs import DatasetSource, Plan, Row
 
@@ -27,6 +29,7 @@ STREAMS: Final[dict[str, Callable[[IO[bytes], str], Iterator[Row | Exception]]]]
     ".tsv": partial(table_rows.read_csv, delimiter="\t"),
     ".txt": table_rows.read_text,
 }
+JSON: Final = (".json", ".jsonl", ".ndjson")
 ARROW: Final = (".parquet", ".arrow")
 METADATA: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -36,13 +39,36 @@ UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row | Exception]:
     path = Path(source.location)
     if not path.is_absolute():
-        return hub_rows.read_hub(source, plan.get("hf_hub_token"))
+        return hub_rows.HubRows(source, plan.get("hf_hub_token"), streaming=bool(plan.get("streaming")))
     if not path.is_dir():
-        return read_file(path)
+        return FileRows([path])
     folder = path / source.folder if source.folder else path
     if not folder.resolve().is_relative_to(path):
         raise DataError(f"the folder of {source.name!r} lies outside {path}", where=source.declared_at)
-    return (row for file in files_in(folder) for row in read_file(file))
+    return FileRows(files_in(folder))
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of files, one after the other."""
+
+    files: Sequence[Path]
+
+    def __iter__(self) -> Iterator[Row | Exception]:
+        return self.after(0)
+
+    def after(self, begin: int) -> Iterator[Row | Exception]:
+        """Without the first ``begin`` rows, which are not parsed where the kind of file allows it."""
+        for file in self.files:
+            if begin and len(self.files) > 1 and (size := count_rows(file)) <= begin:
+                begin -= size
+                continue
+            yield from read_file(file, begin)
+            begin = 0
+
+    def row_count(self) -> int:
+        """How many there are, bad ones included."""
+        return sum(map(count_rows, self.files))
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -75,8 +101,23 @@ def shown(file: Path) -> str:
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
-def read_file(file: Path) -> Iterator[Row | Exception]:
-    """The rows of one file.
+def count_rows(file: Path) -> int:
+    """The rows of one file, without parsing them where its kind allows it.
+
+    Raises:
+        DataError, EnvironmentProblem: as for :func:`read_file`.
+    """
+    if file.suffix.lower() in ARROW:
+        return table_rows.count_arrow(file, shown(file))
+    if suffix(file) in JSON:
+        with open_binary(file) as stream:
+            if not json_rows.is_array(stream):
+                return sum(1 for _ in json_rows.filled_lines(stream))
+    return sum(1 for _ in read_file(file))
+
+
+def read_file(file: Path, begin: int = 0) -> Iterator[Row | Exception]:
+    """The rows of one file without the first ``begin``.
 
     Raises:
         DataError: an unknown kind, an empty file, or one that is broken as a whole.
@@ -84,7 +125,7 @@ def read_file(file: Path) -> Iterator[Row | Exception]:
     """
     path = shown(file)
     if file.suffix.lower() in ARROW:
-        yield from table_rows.read_arrow(file, path)
+        yield from table_rows.read_arrow(file, path, begin)
         return
     reader = STREAMS.get(suffix(file))
     if reader is None:
@@ -96,7 +137,8 @@ def read_file(file: Path) -> Iterator[Row | Exception]:
     try:
         with open_binary(file) as stream:
             check_beginning(stream, path)
-            yield from reader(stream, path)
+            lines = suffix(file) in JSON and not json_rows.is_array(stream)
+            yield from json_rows.read_lines(stream, path, begin) if lines else islice(reader(stream, path), begin, None)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError("the compressed file is damaged", where=path, why=str(error), remedy="get it anew") from None
     except OSError as error:

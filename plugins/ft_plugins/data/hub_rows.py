@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ft.errors import DataError, EnvironmentProblem, first_line
 from ft_hookspecs import Row
@@ -13,18 +14,40 @@ if TYPE_CHECKING:
     from ft_hookspecs import DatasetSource
 
 
-def read_hub(source: DatasetSource, token: str | None) -> Iterator[Row]:
-    """The rows of one split; ``where`` is ``owner/name split row N``.
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of one split; ``where`` is ``owner/name split row N``. ``streaming`` downloads them as they are read."""
 
-    Raises:
-        DataError: no such data set, subset or split.
-        EnvironmentProblem: the hub cannot be reached and the data set is not in its cache.
-    """
+    source: DatasetSource
+    token: str | None
+    streaming: bool = False
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.after(0)
+
+    def after(self, begin: int) -> Iterator[Row]:
+        """Without the first ``begin`` rows.
+
+        Raises:
+            DataError: no such data set, subset or split.
+            EnvironmentProblem: the hub cannot be reached and the data set is not in its cache.
+        """
+        for number, row in enumerate(load(self.source, self.token, streaming=self.streaming).skip(begin), begin + 1):
+            yield Row(row, f"{self.source.location} {self.source.split} row {number}")
+
+
+def load(source: DatasetSource, token: str | None, *, streaming: bool) -> Any:
+    """The data set as ``datasets`` has it."""
     import datasets
 
     try:
-        rows = datasets.load_dataset(
-            source.location, name=source.subset, data_dir=source.folder, split=source.split, token=token
+        return datasets.load_dataset(
+            source.location,
+            name=source.subset,
+            data_dir=source.folder,
+            split=source.split,
+            token=token,
+            streaming=streaming,
         )
     except (datasets.exceptions.DatasetNotFoundError, ValueError, RuntimeError) as error:
         raise DataError(
@@ -40,5 +63,3 @@ def read_hub(source: DatasetSource, token: str | None) -> Iterator[Row]:
             why=first_line(error),
             remedy="connect, or download the data set and give its path as dataset",
         ) from error
-    for number, row in enumerate(rows, 1):
-        yield Row(row, f"{source.location} {source.split} row {number}")

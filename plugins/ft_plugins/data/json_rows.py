@@ -9,6 +9,7 @@ import codecs
 import io
 import json
 import re
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from ft.errors import DataError
@@ -37,19 +38,30 @@ DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
 
 def read_json(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
     """The rows of a stream at its beginning; ``where`` is ``path:line`` of the row's first character."""
+    return read_array(stream, path) if is_array(stream) else read_lines(stream, path)
+
+
+def is_array(stream: IO[bytes]) -> bool:
+    """Whether a file holds one array; the stream is at its beginning before and after."""
     first = b""
     while not first and (line := stream.readline(BLOCK)):
         first = line.removeprefix(codecs.BOM_UTF8).lstrip()
     stream.seek(0)
-    return read_array(stream, path) if first.startswith(b"[") else read_lines(stream, path)
+    return first.startswith(b"[")
 
 
-def read_lines(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
-    """One object a line; a bad line is given as the error, and the rest is read all the same."""
+def read_lines(stream: IO[bytes], path: str, begin: int = 0) -> Iterator[Row | Exception]:
+    """One object a line, without the first ``begin``; a bad line is given as the error, and the rest is read."""
+    for number, line in islice(filled_lines(stream), begin, None):
+        yield _line(line, f"{path}:{number}")
+
+
+def filled_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
     for number, line in enumerate(stream, 1):
         given = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if given.strip():
-            yield _line(given, f"{path}:{number}")
+            yield number, given
 
 
 def _line(line: bytes, where: str) -> Row | DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from ft.errors import DataError, first_line
@@ -11,7 +12,7 @@ from ft_hookspecs import Row
 from ft_plugins.data.json_rows import find_not_utf8
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 FIELD_LIMIT = 2**31 - 1
@@ -76,24 +77,49 @@ def _row(names: list[str], record: list[str], where: str) -> Row | DataError:
     )
 
 
-def read_arrow(file: Path, path: str) -> Iterator[Row]:
-    """Rows of a parquet or Arrow file; they have no lines, so ``where`` is ``path row N``, counted from 1.
+def read_arrow(file: Path, path: str, begin: int = 0) -> Iterator[Row]:
+    """Rows of a parquet or Arrow file without the first ``begin``.
+
+    They have no lines, so ``where`` is ``path row N``, counted from 1.
 
     Raises:
         DataError: the file is damaged or no such file.
     """
-    import pyarrow as pa
-
     number = 0
-    try:
+    with _readable(file, path, lambda: number):
         for batch in _batches(file):
-            for data in batch.to_pylist():
+            passed = min(batch.num_rows, max(0, begin - number))
+            number += passed
+            for data in batch.slice(passed).to_pylist():
                 number += 1
                 yield Row(data, f"{path} row {number}")
+
+
+def count_arrow(file: Path, path: str) -> int:
+    """The rows of a parquet or Arrow file.
+
+    Raises:
+        DataError: the file is damaged or no such file.
+    """
+    import pyarrow.parquet as pq
+
+    with _readable(file, path, lambda: 0):
+        if file.suffix.lower() == ".parquet":
+            return int(pq.ParquetFile(file).metadata.num_rows)
+        return sum(batch.num_rows for batch in _batches(file))
+
+
+@contextmanager
+def _readable(file: Path, path: str, number: Callable[[], int]) -> Iterator[None]:
+    """Turns what goes wrong into an error that names the row after ``number``."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"the {file.suffix.removeprefix('.')} file cannot be read",
-            where=f"{path} row {number + 1}",
+            where=f"{path} row {number() + 1}",
             why=first_line(error),
             remedy="the file may be cut short or of another kind: get it anew",
         ) from None

@@ -193,11 +193,14 @@ class TestHub:
     def test_rows_of_the_hub(self, plan, monkeypatch):
         import datasets
 
-        asked = {}
-        monkeypatch.setattr(datasets, "load_dataset", lambda *given, **more: asked.update(more, id=given) or [{"a": 1}])
+        asked, table = {}, datasets.Dataset.from_list([{"a": 1}, {"a": 2}])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *given, **more: asked.update(more, id=given) or table)
         source = DatasetSource("mine", "owner/name", subset="en", split="test", folder="part")
-        assert list(files.ft_load_dataset(plan(), source)) == [Row({"a": 1}, "owner/name test row 1")]
-        assert asked == {"id": ("owner/name",), "name": "en", "split": "test", "data_dir": "part", "token": None}
+        rows = files.ft_load_dataset(plan(), source)
+        assert list(rows) == [Row({"a": 1}, "owner/name test row 1"), Row({"a": 2}, "owner/name test row 2")]
+        assert list(rows.after(1)) == list(rows)[1:]
+        named = {"name": "en", "split": "test", "data_dir": "part", "token": None, "streaming": False}
+        assert asked == {"id": ("owner/name",), **named}
 
     def test_without_a_network_it_is_the_environments(self, plan, monkeypatch):
         import datasets
