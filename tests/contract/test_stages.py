@@ -41,6 +41,12 @@ def pairs() -> list[dict[str, Any]]:
     ]
 
 
+def judged() -> list[dict[str, Any]]:
+    """Four good and four bad answers, so that six steps of two reach into a second epoch."""
+    answers = zip(STONES, [answer for _, answer in STONES[4:]] * 2, (True, False) * 4, strict=True)
+    return [{"instruction": q, "output": own if good else other, "kto_tag": good} for (q, own), other, good in answers]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage's rows of data, its own keys, and what is known of its losses."""
@@ -54,6 +60,8 @@ class Stage:
 
 
 STAGES = {
+    "dpo": Stage(pairs(), {"dtype": "float32"}),  # sums of log-probabilities: bf16 rounds more than 1e-3 of them away
+    "kto": Stage(judged(), {"dtype": "float32"}),
     "pt": Stage(text(), {"cutoff_len": 48}),
     "rm": Stage(pairs(), {"learning_rate": 1e-3, "dtype": "float32"}),  # a score has no mean to round away in bf16
     "sft": Stage(chats()),

@@ -90,8 +90,8 @@ class MeasuringTrainer(StreamingTrainer):
         return None, torch.stack([each.float() for each in sums], 1), torch.stack([each.float() for each in items], 1)
 
     def _means(self, prediction: EvalPrediction) -> dict[str, float]:
-        means = prediction.predictions.sum(0) / prediction.label_ids.sum(0)
-        return {name: float(mean) for name, mean in zip(self._measured, means, strict=True)}
+        totals = zip(self._measured, prediction.predictions.sum(0), prediction.label_ids.sum(0), strict=True)
+        return {name: float(total / items) for name, total, items in totals if items}
 
 
 def evaluate_measures(run: Run, trainer: Trainer, when: str) -> dict[str, float]:

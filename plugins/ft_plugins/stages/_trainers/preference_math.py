@@ -85,7 +85,7 @@ LOSSES: Final[dict[str, Callable[[Tensor, DpoOptions], Tensor]]] = {
 
 
 def bco(scores: Tensor, options: DpoOptions) -> Tensor:
-    """BCO of a pair (Jung et al. 2024, arXiv:2404.04656) without its reward shift: chosen against rejected as classes."""
+    """BCO of a pair (Jung et al. 2024, arXiv:2404.04656) with no reward shift: chosen or rejected as classes."""
     chosen, rejected = (options.pref_beta * scores).unbind(1)
     return -logsigmoid(chosen) - logsigmoid(-rejected)
 

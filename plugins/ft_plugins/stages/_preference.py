@@ -1,0 +1,43 @@
+"""The keys that dpo and kto share, and what is wrong with the reference that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ft.options import ReferenceOptions
+from ft_hookspecs import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ft_hookspecs import Plan
+
+
+class PreferenceOptions(ReferenceOptions):
+    """How far the policy may go from its reference, and what else is learned from the preferred answers."""
+
+    pref_beta: float = Field(
+        0.1, gt=0, allow_inf_nan=False, description="β: the larger, the closer the policy stays to its reference."
+    )
+    pref_ftx: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of an additional loss: the NLL per token of each chosen (desirable) answer.",
+    )
+
+
+def reference_problems(plan: Plan) -> Iterator[Problem]:
+    """A second copy of the model that would be the reference anyway."""
+    reference, model = plan.get("ref_model"), plan.get("model_name_or_path")
+    starts_elsewhere = plan.get("adapter_name_or_path") or plan.get("ref_model_adapters")
+    if reference and not starts_elsewhere and Path(reference).resolve() == Path(model).resolve():
+        yield Problem(
+            "ref_model is the model that trains",
+            why="the model as it is before its first step is the reference anyway; a copy would only take memory",
+            remedy="leave ref_model out",
+            keys=("ref_model",),
+        )

@@ -1,0 +1,92 @@
+"""Preference optimisation on answers that are judged good or bad, one by one: KTO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ft.errors import DataError
+from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages._preference import PreferenceOptions, reference_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from datasets import Dataset
+    from transformers import Trainer, TrainerCallback
+
+    from ft_hookspecs import DataCounts, Example, Plan, Run
+
+ft_api_version = 1
+
+
+class KtoOptions(PreferenceOptions):
+    """How much the good and the bad answers weigh."""
+
+    kto_chosen_weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Weight of the loss of answers that are good (desirable)."
+    )
+    kto_rejected_weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Weight of the loss of answers that are bad (undesirable)."
+    )
+
+
+@hookimpl
+def ft_options() -> type[PluginOptions]:
+    return KtoOptions
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
+    if plan.get("streaming"):
+        yield Problem(
+            "kto cannot learn from a stream",
+            why="each answer is compared with the answer to another prompt, drawn from all of the data in each epoch",
+            remedy="leave streaming out",
+            keys=("streaming",),
+        )
+    yield from reference_problems(plan)
+
+
+@hookimpl
+def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
+    """Judged answers as tokens.
+
+    Raises:
+        DataError: those to train on are all good or all bad, or there is only one to evaluate on.
+    """
+    from ft.data import prepare_feedback
+
+    samples = prepare_feedback(run, examples, counts)
+    learns = run.plan.get("do_train", True) and run.train_dataset is None  # that split comes first
+    if learns and 0 < len(kinds := samples.unique("desirable")) < 2:
+        kind, other = ("good", "bad") if kinds[0] else ("bad", "good")
+        raise DataError(
+            f"every answer to learn from is marked {kind}",
+            where=str(run.plan.sources.get("dataset", "dataset")),
+            why=f"without {other} answers nothing holds the others back; a weight cannot repair that",
+            remedy=f"add answers that are marked {other}, or learn the good ones with stage: sft",
+        )
+    if len(samples) == 1:
+        raise DataError(
+            "a single answer to evaluate on",
+            where=str(run.plan.sources.get("eval_dataset", "eval_dataset")),
+            why="the KL is estimated with the answer to another prompt",
+            remedy="evaluate on at least two",
+        )
+    return samples
+
+
+@hookimpl
+def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
+    from ft_plugins.stages._trainers.kto import build_trainer
+
+    return build_trainer(run, callbacks)
+
+
+@hookimpl
+def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
+    from ft.training import evaluate_measures
+
+    return evaluate_measures(run, trainer, when)
