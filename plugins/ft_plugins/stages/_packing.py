@@ -1,4 +1,4 @@
-"""Rows of several samples each: greedy best fit, longest samples first, over the whole data set.
+"""Rows of several samples each: greedy best fit, longest samples first, over the whole data set or a block of a stream.
 
 A row is a feature with ``samples``; the samples of a row stay runs of their own, so none sees another. Which samples
 share a row depends on their lengths alone: it is the same in each epoch and process, and the sampler shuffles rows.
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from ft.options import DataOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
-    from ft_hookspecs import Run
+    from ft_hookspecs import DataCounts, Run
+
+    Sample = Mapping[str, Any]
 
 SAMPLES: Final = "samples"
-BUFFER: Final = 16384
-"""Samples of a stream that are looked at together when ``buffer_size`` says nothing."""
 
 
 class PackedRows:
@@ -67,12 +67,9 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return sorted(map(sorted, rows))
 
 
-def pack_rows(run: Run, dataset: Dataset | IterableDataset) -> PackedRows | IterableDataset:
+def pack_rows(run: Run, dataset: Dataset) -> PackedRows:
     """Rows of ``cutoff_len`` tokens of the training data; what that means for a step is told."""
-    capacity = run.plan.of(DataOptions).cutoff_len
-    if not hasattr(dataset, "__len__"):
-        return _pack_stream(dataset, capacity, run.plan.get("buffer_size") or BUFFER)
-    packed = PackedRows(dataset, capacity)
+    packed = PackedRows(dataset, capacity := run.plan.of(DataOptions).cutoff_len)
     samples, rows = len(packed.samples), len(packed)
     full = sum(packed.samples["length"]) / (rows * capacity)
     run.decide(
@@ -82,17 +79,13 @@ def pack_rows(run: Run, dataset: Dataset | IterableDataset) -> PackedRows | Iter
     return packed
 
 
-def _pack_stream(stream: IterableDataset, capacity: int, buffer: int) -> IterableDataset:
-    """The same for a stream, a buffer of samples at a time."""
-
-    def pack(columns: Mapping[str, list[Any]]) -> dict[str, list[list[dict[str, Any]]]]:
-        samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        rows = best_fit([len(sample["input_ids"]) for sample in samples], capacity)
-        return {SAMPLES: [[samples[index] for index in row] for row in rows]}
-
-    return stream.map(pack, batched=True, batch_size=buffer, remove_columns=stream.column_names)
+def pack_block(samples: Iterable[Sample], _: DataCounts, *, capacity: int) -> Iterator[Sample]:
+    """Rows of a block of a stream."""
+    block = list(samples)
+    rows = best_fit([sample["length"] for sample in block], capacity)
+    return ({SAMPLES: [block[sample] for sample in row]} for row in rows)
 
 
-def unpacked(features: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def unpacked(features: Sequence[Sample]) -> list[Sample]:
     """The samples of rows; a feature that is no row is a sample."""
     return list(chain.from_iterable(feature.get(SAMPLES, (feature,)) for feature in features))

@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Example, Run
 
-    Remembered = list[tuple[Dataset, list[Example]]]
+    Conversations = Mapping[str, Iterable[Example]]
 
 BATCHES: Final = 4
 """Batches that each process answers before their lines are written: prompts of similar length share a batch."""
 
 FILE: Final = "generated_predictions.jsonl"
-CONVERSATIONS: Final = StashKey["Remembered"]("conversations behind the data sets")
+CONVERSATIONS: Final = StashKey["Conversations"]("conversations of the evaluation sets")
 
 
-def remember(run: Run, dataset: Dataset, examples: Iterable[Example]) -> None:
-    """Keep the conversations that a data set was made of, to ask their questions later."""
-    run.stash[CONVERSATIONS] = [*run.stash.get(CONVERSATIONS, []), (dataset, list(examples))]
+def remember(run: Run, split: str, examples: Iterable[Example]) -> None:
+    """Keep the conversations of an evaluation set, to ask their questions later; they are read anew, not held."""
+    known: Conversations = run.stash.get(CONVERSATIONS, {})
+    run.stash[CONVERSATIONS] = {**known, split: examples}
 
 
 def predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
@@ -43,24 +44,27 @@ def predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
         ``predict_samples_per_second``; with several sets ``predict_<set>_…``.
     """
     metrics: dict[str, float] = {}
-    for name, dataset in run.eval_datasets.items():
+    for name, examples in run.stash[CONVERSATIONS].items():
         infix = f"{name}_" if len(run.eval_datasets) > 1 else ""
-        examples = next(kept for known, kept in run.stash[CONVERSATIONS] if known is dataset)
-        path = run.output_dir / f"{infix}{FILE}"
-        measured = _predict_set(run, trainer, examples, path)
+        path = run.output_dir / f"{infix.replace('/', '-')}{FILE}"
+        measured = _predict_set(run, trainer, _prompts(run, name, examples), path)
         metrics |= {f"predict_{infix}{key}": value for key, value in measured.items()}
         run.tell(f"predictions: {path}")
     return metrics
 
 
-def _predict_set(run: Run, trainer: Trainer, examples: list[Example], path: Path) -> dict[str, float]:
-    """Whole lines are written, in order, as answers come: what a killed run leaves can be read."""
-    from ft.data import prepare_prompts
+def _prompts(run: Run, name: str, examples: Iterable[Example]) -> Dataset:
+    from ft.data import SPLIT, prepare_prompts
 
-    counts = DataCounts()
+    run.stash[SPLIT] = f"{name} prompts"
+    counts = run.counts[run.stash[SPLIT]] = DataCounts()
     prompts = prepare_prompts(run, examples, counts)
-    run.counts[path.stem] = counts
-    run.tell(f"data: {path.stem}: {counts}")
+    run.tell(f"data: {name} prompts: {counts}")
+    return prompts
+
+
+def _predict_set(run: Run, trainer: Trainer, prompts: Dataset, path: Path) -> dict[str, float]:
+    """Whole lines are written, in order, as answers come: what a killed run leaves can be read."""
     begin, rows = perf_counter(), []
     target = path if trainer.is_world_process_zero() else Path(os.devnull)
     with target.open("wb", buffering=0) as file:  # unbuffered: each line is one write, never half of one
@@ -79,6 +83,8 @@ def _answered(run: Run, trainer: Trainer, prompts: Dataset) -> Iterator[dict[str
 
     from ft.training import generate, generation_settings
 
+    assert run.model is not None
+    assert run.tokenizer is not None
     assert run.template is not None
     processes, batch = trainer.args.world_size, trainer.args.per_device_eval_batch_size
     settings = {

@@ -9,10 +9,12 @@ References:
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,9 +91,6 @@ def _jieba() -> Any:
     """The module, if it is installed; it writes to the terminal while it loads, unless told not to."""
     if find_spec("jieba") is None:
         return None
-    import logging
-
-    import jieba
-
+    jieba = import_module("jieba")
     jieba.setLogLevel(logging.WARNING)
     return jieba

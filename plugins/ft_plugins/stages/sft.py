@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -48,8 +49,15 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         yield _excludes("train_on_prompt", "mask_history", "one learns every turn, the other only the last answer")
     if options.compute_accuracy and options.predict_with_generate:
         yield _excludes("compute_accuracy", "predict_with_generate", "one compares tokens, the other whole answers")
-    if options.packs and plan.get("train_sampling_strategy") == "group_by_length":
+    if options.packs and plan.get("train_sampling_strategy") not in (None, "random", "sequential"):
         yield _excludes("packing", "train_sampling_strategy", "packed rows are all of one length")
+    if options.packs and plan.of(DataOptions).streaming and plan.get("max_steps", -1) <= 0:
+        yield Problem(
+            "packing a stream needs max_steps",
+            why="how many rows the samples will fill is known only at the end",
+            remedy="set max_steps, or take packing or streaming out",
+            keys=("packing", "neat_packing", "streaming"),
+        )
     if options.predict_with_generate != bool(plan.get("do_predict")):
         yield Problem(
             "do_predict and predict_with_generate need each other",
@@ -72,16 +80,17 @@ def _excludes(one: str, other: str, why: str) -> Problem:
 
 @hookimpl
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    from ft.data import prepare_supervised
+    from ft.data import SPLIT, prepare_supervised
+    from ft_plugins.stages._packing import pack_block
     from ft_plugins.stages._predict import remember
 
-    options = run.plan.of(SftOptions)
-    dataset = prepare_supervised(
-        run, examples, counts, train_on_prompt=options.train_on_prompt, mask_history=options.mask_history
-    )
-    if options.predict_with_generate:
-        remember(run, dataset, examples)
-    return dataset
+    options, data = run.plan.of(SftOptions), run.plan.of(DataOptions)
+    prepare = partial(prepare_supervised, train_on_prompt=options.train_on_prompt, mask_history=options.mask_history)
+    if (split := run.stash.get(SPLIT, "train")) != "train":
+        remember(run, split, examples)
+    elif options.packs and data.streaming:
+        prepare = partial(prepare, finish=partial(pack_block, capacity=data.cutoff_len))
+    return prepare(run, examples, counts)
 
 
 @hookimpl
@@ -93,7 +102,7 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     options = run.plan.of(SftOptions)
     for line in idle_generation_keys(run.plan, generates=options.predict_with_generate):
         run.decide(line)
-    if options.packs and run.train_dataset is not None:
+    if options.packs and hasattr(run.train_dataset, "__len__"):  # a stream is packed as it is read
         run.train_dataset = pack_rows(run, run.train_dataset)
     return SftTrainer.for_run(run, callbacks, dft=options.use_dft_loss, accuracy=options.compute_accuracy)
 

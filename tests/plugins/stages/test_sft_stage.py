@@ -96,7 +96,7 @@ def test_a_packed_row_keeps_its_samples_apart() -> None:
     model = tiny_model().eval()
     alone = [model(torch.tensor([ids]), labels=torch.tensor([ids])).loss * (len(ids) - 1) for ids in samples]
     engine = PackedTrainer(model, _arguments()).engine
-    assert float(engine.cross_entropy(batch, 1.0)) == pytest.approx(float(sum(alone)), rel=1e-5)
+    assert engine.cross_entropy(batch, 1.0).item() == pytest.approx(sum(loss.item() for loss in alone), rel=1e-5)
 
 
 def _arguments(**changes: Any) -> Any:
@@ -125,19 +125,23 @@ def test_one_packed_row_is_the_step_of_its_samples(words: Words, tmp_path: Path)
     assert losses(neat) == losses(one)
 
 
-def test_a_stream_is_packed_a_buffer_at_a_time() -> None:
-    from datasets import Dataset
-
-    from ft_plugins.stages._packing import _pack_stream
-
-    rows = [{"input_ids": [5] * length, "labels": [5] * length, "length": length} for length in (6, 5, 4, 3, 2, 9)]
-    stream = Dataset.from_list(rows).to_iterable_dataset()
-    packed = [[sample["length"] for sample in row["samples"]] for row in _pack_stream(stream, 10, 5)]
-    assert packed == [[6, 4], [5, 3, 2], [9]]
+def test_a_stream_is_packed_a_block_at_a_time(words: Words, tmp_path: Path) -> None:
+    keys = {"packing": True, "cutoff_len": 256, "per_device_train_batch_size": 1, "max_steps": 4}
+    stream = {**keys, "streaming": True, "disable_shuffling": True}
+    run = execute(words(**stream, buffer_size=16))
+    whole = execute(words(**keys, disable_shuffling=True, output_dir=tmp_path / "whole"))
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-6)  # one block holds all samples
+    blocks = execute(words(**stream, buffer_size=4, output_dir=tmp_path / "blocks"))
+    assert losses(blocks) != losses(run)
+    saved = {"save_strategy": "steps", "save_steps": 2, "output_dir": tmp_path / "saved", **stream, "buffer_size": 4}
+    execute(words(**saved))
+    resumed = execute(words(**saved, resume_from_checkpoint=tmp_path / "saved" / "checkpoint-2"))
+    assert losses(resumed) == losses(blocks)
 
 
 def test_what_packing_excludes(words: Words) -> None:
     assert "exclude each other" in problems(words(packing=True, group_by_length=True))
+    assert "needs max_steps" in problems(words(packing=True, streaming=True, num_train_epochs=2))
     assert "contradict" in problems(words(packing=False, neat_packing=True))
 
 
@@ -162,7 +166,7 @@ def test_dft_is_the_papers_formula() -> None:
         trainer = SftTrainer(tiny_model().train(), _arguments(), attention=attention, dft=True)
         loss = trainer.loss(trainer.model, batch, labels)
         loss.backward()
-        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         for (name, own), reference in zip(trainer.model.named_parameters(), exact.parameters(), strict=True):
             difference = (own.grad.double() - reference.grad).norm() / reference.grad.norm()
             assert difference < 1e-5, name
@@ -315,6 +319,18 @@ def test_what_predicting_needs(words: Words, tmp_path: Path) -> None:
     assert "leaves no room" in problems(words(eval_dataset=data, **{**ASK, "max_new_tokens": 128}))
     told = execute(words(max_steps=1, temperature=0.5)).decisions
     assert "temperature has no effect: nothing is generated" in told
+
+
+def test_each_evaluation_set_has_its_own_file(words: Words, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(ROWS[:3]))
+    both = f"{tmp_path / 'stones.json'},{other}"
+    kept = {"tokenized_path": tmp_path / "tokens", "eval_on_each_dataset": True}
+    run = execute(words(eval_dataset=both, do_train=False, **ASK, **kept))
+    files = sorted((tmp_path / "out").glob("*generated_predictions.jsonl"))
+    assert sorted(len(path.read_text().splitlines()) for path in files) == [3, 16]
+    measured = [name for name in run.metrics if name.startswith("predict_") and name.endswith("rouge-l")]
+    assert len(measured) == 2
 
 
 def test_two_processes_write_one_file_in_order(words: Words, tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ class SftTrainer(PackedTrainer):
         with _inputs_of(head) as inputs:
             measures = super().measure(model, batch)
         hidden = _label_rows(inputs[-1], batch)
-        likeliest = torch.cat([head(rows).argmax(-1) for rows in hidden.split(ROWS_AT_ONCE)])
+        parts = (hidden[start : start + ROWS_AT_ONCE] for start in range(0, len(hidden), ROWS_AT_ONCE))
+        likeliest = torch.cat([batch["targets"][:0], *(head(rows).argmax(-1) for rows in parts)])
         right = (likeliest == batch["targets"]).float()
         return {**measures, "accuracy": (per_sequence(batch, right), per_sequence(batch, torch.ones_like(right)))}
 
