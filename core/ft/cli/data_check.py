@@ -119,7 +119,7 @@ def _read(target: Target, source: DatasetSource, checked: Checked, findings: Fin
 
 def _prepare_all(target: Target, findings: Findings) -> dict[str, DataCounts]:
     """Each split through the stage, without its bad rows; what the stage refuses is found too."""
-    from ft.data import load_splits
+    from ft.data import SPLIT, load_splits
     from ft.data.reading import hearing_of_bad_rows
 
     splits: dict[str, DataCounts] = {}
@@ -127,6 +127,7 @@ def _prepare_all(target: Target, findings: Findings) -> dict[str, DataCounts]:
         run.plan = altered(run.plan, on_bad_row="skip")
         try:
             for split, examples, counts in load_splits(target.manager.hook, run.plan):
+                run.stash[SPLIT] = split
                 dataset = target.manager.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
                 splits[split] = counts
                 if dataset is not None and not len(dataset):

@@ -84,11 +84,12 @@ def show(
 
 def _preview(target: Target, run: Run, key: str, size: int) -> tuple[list[Shown], DataCounts]:
     """The first examples of a split through the stage."""
-    from ft.data import dataset_sources, read_examples
+    from ft.data import SPLIT, dataset_sources, read_examples
 
     hook, counts = target.manager.hook, DataCounts()
     sources = dataset_sources(target.plan, key)
     examples = chain.from_iterable(read_examples(hook, run.plan, source, counts) for source in sources)
+    run.stash[SPLIT] = "train" if key == "dataset" else "eval"
     dataset = hook.ft_prepare_dataset(run=run, examples=list(islice(examples, size)), counts=counts)
     return [_shown(row, key, number, run.tokenizer) for number, row in enumerate(dataset or (), 1)], counts
 

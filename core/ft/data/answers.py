@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from ft.data.boundaries import Labeller
+from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
 from ft.data.spans import Rendered, check_tools, encode_batch, label, render_exactly
 from ft.data.tokens import TOO_LONG
@@ -66,40 +68,49 @@ class Fitted(NamedTuple):
     is_cut: bool
 
 
-def fit_batch(
-    samples: Sequence[Asked],
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    limits: Limits,
-    counts: DataCounts,
-) -> Iterator[Fitted]:
-    """The tokens of many samples, tokenised together; what does not fit is dropped and counted.
+class Fitter:
+    """Makes tokens of prompts with their answers; keeps what it learns of the template and the tokenizer."""
 
-    Raises:
-        DataError: the template has no generation prompt, or, unless ``on_bad_row`` is ``skip``, cannot render a sample.
-    """
-    check_generation_prompt(samples, template)
-    rendered: list[tuple[Asked, list[Rendered]]] = []
-    for sample in samples:
-        try:
-            rendered.append((sample, render_sides(sample, template)))
-        except DataError as error:
-            drop_or_raise(error, limits.on_bad_row == "skip", counts)
-    encodings = iter(encode_batch(tokenizer, [side.text for _, sides in rendered for side in sides]))
-    for sample, sides in rendered:
-        encoded = [next(encodings) for _ in sides]
-        fitted: Fitted | None = _fitted(sample, sides, encoded)
-        if max(map(len, encoded)) > limits.cutoff_len:
-            fitted = shorten_sides(sample, template, tokenizer, limits)
-        if fitted is None:
-            counts.drop(TOO_LONG if limits.truncation == "drop" else FILLED)
-        else:
-            yield fitted
+    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, limits: Limits) -> None:
+        self.template, self.tokenizer, self.limits = template, tokenizer, limits
+        self._outlines = Outlines(template)
+        self._label = Labeller(tokenizer)
 
+    def __call__(self, samples: Sequence[Asked], counts: DataCounts) -> Iterator[Fitted]:
+        """The tokens of many samples, tokenised together; what does not fit is dropped and counted.
 
-def _fitted(sample: Asked, sides: list[Rendered], encoded: Iterable[Any], *, is_cut: bool = False) -> Fitted:
-    tokens = [label(side, encoding) for side, encoding in zip(sides, encoded, strict=True)]
-    return Fitted(sample, sides, tokens, is_cut)
+        Raises:
+            DataError: the template has no generation prompt, or, unless ``on_bad_row`` is ``skip``, cannot render a
+                sample.
+        """
+        check_generation_prompt(samples, self.template)
+        rendered = list(self._render(samples, counts))
+        tokens = self._label([side for _, sides in rendered for side in sides])
+        for sample, sides in rendered:
+            fitted = self._fitting(sample, sides, [next(tokens) for _ in sides])
+            if fitted is None:
+                counts.drop(TOO_LONG if self.limits.truncation == "drop" else FILLED)
+            else:
+                yield fitted
+
+    def _fitting(self, sample: Asked, sides: list[Rendered], tokens: list[Tokens]) -> Fitted | None:
+        if max(len(each.input_ids) for each in tokens) <= self.limits.cutoff_len:
+            return Fitted(sample, sides, tokens, is_cut=False)
+        return shorten_sides(sample, self.template, self.tokenizer, self.limits)
+
+    def _render(self, samples: Sequence[Asked], counts: DataCounts) -> Iterator[tuple[Asked, list[Rendered]]]:
+        """Every side, by the outline of its roles where there is one."""
+        sides = [[_side(sample.prompt, answer) for answer in sample.answers] for sample in samples]
+        render_batch = getattr(self.template, "render_batch", None)
+        texts = render_batch and render_batch([example.messages for each in sides for example, _ in each])
+        following = iter(texts or ())
+        for sample, each in zip(samples, sides, strict=True):
+            found = (text and self._outlines.render(*side, text) for side, text in zip(each, following, strict=False))
+            known = [side for side in found if side]
+            try:
+                yield sample, known if each and len(known) == len(each) else render_sides(sample, self.template)
+            except DataError as error:
+                drop_or_raise(error, self.limits.on_bad_row == "skip", counts)
 
 
 def check_generation_prompt(samples: Sequence[Asked], template: Template) -> None:
@@ -144,14 +155,16 @@ def render_sides(sample: Asked, template: Template) -> list[Rendered]:
             text = template.render(prompt.messages, tools=prompt.tools, add_generation_prompt=True)
             check_tools(prompt, template, text)
             return [Rendered(prompt, (False,) * len(prompt.messages), text, ())]
-        return [_render_side(prompt, answer, template) for answer in sample.answers]
+        sides = (_side(prompt, answer) for answer in sample.answers)
+        return [render_exactly(example, template, learned) for example, learned in sides]
     except DataError as error:
         raise DataError(error.what, where=prompt.where, why=error.why, remedy=error.remedy) from error
 
 
-def _render_side(prompt: Example, answer: tuple[Message, ...], template: Template) -> Rendered:
+def _side(prompt: Example, answer: tuple[Message, ...]) -> tuple[Example, tuple[bool, ...]]:
+    """The conversation that ends with the answer, and which of its messages are learned."""
     learned = (*(False,) * len(prompt.messages), *(message.role == "assistant" for message in answer))
-    return render_exactly(replace(prompt, messages=(*prompt.messages, *answer)), template, learned)
+    return replace(prompt, messages=(*prompt.messages, *answer)), learned
 
 
 # ---- shorten ------------------------------------------------------------------------------------------------------
@@ -168,7 +181,7 @@ def shorten_sides(
         encoded = encode_batch(tokenizer, [side.text for side in sides])
         excess = max(map(len, encoded)) - limits.cutoff_len
         if excess <= 0:
-            return _fitted(sample, sides, encoded, is_cut=True)
+            return Fitted(sample, sides, list(map(label, sides, encoded)), is_cut=True)
         shorter = (_cut_left if limits.truncation == "left" else _cut_both)(sample, excess, tokenizer, limits)
         if shorter is None:
             return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from ft.data.answers import Asked, Limits, fit_batch
+from ft.data.answers import Asked, Fitter, Limits
 from ft.data.prepare import prepared, template_text
 from ft.data.reading import drop_or_raise
 from ft.data.spans import IGNORE, conversation
@@ -143,10 +143,11 @@ def _prepare(
     template, tokenizer = run.template, run.tokenizer
     assert template is not None
     assert tokenizer is not None
+    fit = Fitter(template, tokenizer, limits)
 
     def encode(batch: Sequence[Example], made: DataCounts) -> Iterator[Sample]:
         samples = [sample for example in batch for sample in _read(read, example, limits, made)]
-        for fitted in fit_batch(samples, template, tokenizer, limits, made):
+        for fitted in fit(samples, made):
             yield from _counted(row(fitted), fitted.is_cut, made)
 
     parts = (read.__name__, repr(limits), template_text(template), "\n".join(template.stop))
