@@ -48,7 +48,8 @@ class Outline:
             for content, glue in zip(contents, self.between[1:], strict=True):
                 parts += (content, glue)
             if "".join(parts) == text:
-                return self._spans(contents, messages)
+                spans = self._spans(contents, messages)
+                return spans if all(span.end > span.start for span in spans) else None
         return None
 
     def _spans(self, contents: Sequence[str], messages: Sequence[Message]) -> list[Span]:

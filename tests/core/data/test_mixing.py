@@ -1,0 +1,108 @@
+import pytest
+
+from ft.data import load_splits
+from ft.data.checks import data_problems
+from ft.data.mixing import mix, mixed_size
+from ft.errors import DataError
+from ft_hookspecs import Plan
+
+STOPPING = {
+    "interleave_under": "first_exhausted",
+    "interleave_over": "all_exhausted",
+    "interleave_once": "all_exhausted_without_replacement",
+}
+
+
+@pytest.mark.parametrize("strategy", STOPPING)
+@pytest.mark.parametrize("probabilities", [None, [0.7, 0.2, 0.1]])
+@pytest.mark.parametrize("sizes", [(3, 4, 5), (5, 3, 4), (20, 2, 11)])
+def test_mixing_is_that_of_datasets(strategy, probabilities, sizes):
+    from datasets import Dataset, interleave_datasets
+
+    lists = [[100 * number + item for item in range(size)] for number, size in enumerate(sizes)]
+    sets = [Dataset.from_dict({"a": items}) for items in lists]
+    expected = interleave_datasets(sets, probabilities=probabilities, seed=5, stopping_strategy=STOPPING[strategy])
+    mixed = list(mix([items.__iter__ for items in lists], strategy, probabilities, 5))
+    assert mixed == expected["a"][:]
+    assert mixed_size(sizes, strategy, probabilities, 5) == len(mixed)
+
+
+def good(number):
+    return [{"q": f"question {n}", "a": f"answer {n}"} for n in range(number)]
+
+
+def wheres(examples):
+    return [example.where.removeprefix("a/") for example in examples]
+
+
+@pytest.fixture
+def splits(hook, rows, make_plan):
+    rows.rows = good(3)
+
+    def splits(**options):
+        return {name: (found, counts) for name, found, counts in load_splits(hook, make_plan(**options))}
+
+    return splits
+
+
+def test_the_data_sets_of_a_run_are_interleaved(splits):
+    named = {"dataset": ["a/x", "a/y"]}
+    assert wheres(splits(**named)["train"][0]) == ["x:1", "x:2", "x:3", "y:1", "y:2", "y:3"]
+    train, counts = splits(**named, mix_strategy="interleave_under")["train"]
+    assert wheres(train) == ["x:1", "y:1", "x:2", "y:2", "x:3", "y:3"] == wheres(train)
+    drawn, counts = splits(**named, mix_strategy="interleave_over", interleave_probs=[0.9, 0.1])["train"]
+    assert len(wheres(drawn)) == len(drawn) == counts.examples > 6
+    assert {"y:1", "y:2", "y:3"} < set(wheres(drawn))
+
+
+def test_what_is_held_out_of_a_mixture_is_not_trained_on(splits):
+    found = splits(dataset=["a/x", "a/y"], mix_strategy="interleave_over", interleave_probs=[0.8, 0.2], val_size=2)
+    train, held_out = (set(wheres(found[name][0])) for name in ("train", "eval"))
+    assert len(train) == 4
+    assert len(held_out) == 2
+    assert not train & held_out
+
+
+def test_each_eval_data_set_may_be_measured_by_its_name(splits):
+    found = splits(dataset=["a/x"], eval_dataset=["a/y", "a/z"], eval_on_each_dataset=True)
+    assert {name: wheres(examples) for name, (examples, _) in found.items() if name != "train"} == {
+        "a/y": ["y:1", "y:2", "y:3"],
+        "a/z": ["z:1", "z:2", "z:3"],
+    }
+    together = splits(dataset=["a/x"], eval_dataset=["a/y", "a/z"])
+    assert len(together["eval"][0]) == 6
+
+
+def test_data_that_changes_between_the_two_readings_is_an_error(splits, rows):
+    train, _ = splits(dataset=["a/x"])["train"]
+    rows.rows[1]["a"] = "another answer"
+    with pytest.raises(DataError, match="changed while it was being read"):
+        list(train)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"interleave_probs": [0.5, 0.5]}, "no effect with mix_strategy: concat"),
+        ({"interleave_probs": [0.5], "mix_strategy": "interleave_under"}, "1 shares for 2 data sets"),
+        ({"eval_on_each_dataset": True}, "no effect without eval_dataset"),
+        ({"eval_on_each_dataset": True, "eval_dataset": ["a/x", "a/x"]}, "two splits would be called 'a/x'"),
+        ({"streaming": True}, "how long to train on a/x is unknown"),
+        ({"streaming": True, "val_size": 0.1}, "val_size: 0.1 cannot be had with streaming"),
+        ({"streaming": True, "val_size": 9, "buffer_size": 8}, "val_size: 9 cannot be had"),
+        ({"streaming": True, "tokenized_path": "x"}, "tokenized_path cannot be had with streaming"),
+        ({"streaming": True, "preprocessing_num_workers": 2}, "preprocessing_num_workers cannot be had"),
+    ],
+)
+def test_what_cannot_be_together_is_a_problem(make_plan, options, said):
+    problems = list(data_problems(make_plan(dataset=["a/x", "a/y"], **options)))
+    assert any(said in problem.what for problem in problems), problems
+    assert all(problem.remedy for problem in problems)
+
+
+def test_a_stream_of_known_length_or_with_max_steps_is_no_problem(make_plan, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"q": "x", "a": "y"}\n')
+    assert not list(data_problems(make_plan(dataset=["x.jsonl"], streaming=True, val_size=3, max_samples=9)))
+    plan = make_plan(dataset=["a/x"], streaming=True)
+    steps = Plan({**plan.values, "max_steps": 5}, {}, (), plan.models, None)
+    assert not list(data_problems(steps))
