@@ -234,7 +234,9 @@ def finish(run: Run, plugins: PluginManager, journal: Journal) -> None:
     from ft.card import write_card
     from ft.training.rows import final_row
 
-    plugins.isolated("ft_log", run=run, row=final_row(run))
+    assert run.trainer is not None
+    if run.trainer.is_world_process_zero():
+        plugins.isolated("ft_log", run=run, row=final_row(run))
     journal.end("finished")
     if run.plan.get("do_train", True):
         write_card(run, run.output_dir)

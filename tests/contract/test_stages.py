@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,6 @@ from ft.testing import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 COLOURS = ("red", "blue", "green", "grey", "black", "white", "pink", "brown")
 STONES = [
@@ -59,9 +59,19 @@ class Stage:
     """Whether ``metric`` falls when it learns; else it rises."""
 
 
+LETTERS = {
+    "plugins": Path(__file__).with_name("letters.py"),
+    "learning_rate": 1e-3,
+    "ppo_kl_coef": 0.01,
+    "ppo_epochs": 3,  # the checkpoint to resume is in the middle of a rollout
+    "max_new_tokens": 8,
+    "do_sample": False,  # draws depend on the process
+    "dtype": "float32",  # else rounding decides between two likeliest tokens
+}
 STAGES = {
     "dpo": Stage(pairs(), {"dtype": "float32"}),  # sums of log-probabilities: bf16 rounds more than 1e-3 of them away
     "kto": Stage(judged(), {"dtype": "float32"}),
+    "ppo": Stage(chats(), LETTERS, metric="value_loss"),
     "pt": Stage(text(), {"cutoff_len": 48}),
     "rm": Stage(pairs(), {"learning_rate": 1e-3, "dtype": "float32"}),  # a score has no mean to round away in bf16
     "sft": Stage(chats()),

@@ -6,7 +6,7 @@ Shapes: S answers of a rollout of this process, L tokens of all of them; in a lo
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ft.data import IGNORE
 from ft.training import PackedTrainer, pack
 from ft_plugins.stages._trainers.ppo_math import (
     Moments,
+    by_answer,
     generalised_advantages,
     next_kl_coef,
     policy_losses,
@@ -145,7 +146,7 @@ class PpoTrainer(PackedTrainer):
         returns = advantages + experience.values
         advantages = whiten(advantages, over_processes=self.sum_over_processes)
         known = (experience.log_probs, experience.values, advantages, returns)
-        columns = zip(*(values.split(lengths) for values in known), strict=True)
+        columns = zip(*(by_answer(values, lengths) for values in known), strict=True)
         asked = zip(experience.prompts, experience.answers, columns, strict=True)
         return [answered(prompt, answer) | dict(zip(COLUMNS, values, strict=True)) for prompt, answer, values in asked]
 
@@ -175,9 +176,9 @@ class PpoTrainer(PackedTrainer):
 
     # ---- a step
 
-    def loss(self, model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:
+    def loss(self, model: nn.Module, batch: Any, normaliser: Tensor | float) -> Tensor:
         """The clipped losses of policy and values, summed over the tokens of the answers."""
-        old_log_probs, old_values, advantages, returns = (batch[name] for name in COLUMNS)  # type: ignore[literal-required]  # pack_answers' columns
+        old_log_probs, old_values, advantages, returns = (batch[name] for name in COLUMNS)
         log_probs, values, entropy = self.engine.values(batch, self.head, model)
         policy, clipped = policy_losses(log_probs, old_log_probs, advantages, self.options.ppo_clip_range)
         value = value_losses(values, old_values, returns, self.options.ppo_value_clip_range)
@@ -193,11 +194,11 @@ class PpoTrainer(PackedTrainer):
     def collate(self, features: Sequence[Mapping[str, Any]]) -> PackedBatch:
         """Prompts of the evaluation data: the row of their tokens, and the rows themselves."""
         prompts = [{"input_ids": row["prompt_ids"], "labels": [IGNORE] * len(row["prompt_ids"])} for row in features]
-        return {**pack(prompts), "asked": list(features)}  # type: ignore[typeddict-unknown-key]  # for measure
+        return cast("PackedBatch", {**pack(prompts), "asked": list(features)})
 
-    def measure(self, model: nn.Module, batch: PackedBatch) -> Mapping[str, Measure]:
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Measure]:
         """Of each prompt's answer its reward, its KL to the reference and its length in tokens."""
-        experience = self.actor.act(batch["asked"], self.eval_settings)  # type: ignore[typeddict-item]  # of collate
+        experience = self.actor.act(batch["asked"], self.eval_settings)
         lengths = torch.tensor(experience.lengths, dtype=torch.float32)
         found = {"reward": experience.scores, "kl": experience.kl, "response_length": lengths}
         measured = {name: values.to(self.args.device) for name, values in found.items()}
@@ -219,4 +220,4 @@ class PpoTrainer(PackedTrainer):
 def pack_answers(features: Sequence[Mapping[str, Tensor]]) -> PackedBatch:
     """Answers as one row, with :data:`COLUMNS` (L,) in the order of the labels."""
     columns = {name: torch.cat([feature[name] for feature in features]) for name in COLUMNS}
-    return {**pack(features), **columns}  # type: ignore[typeddict-item]  # its columns
+    return cast("PackedBatch", {**pack(features), **columns})

@@ -32,6 +32,12 @@ def alone(values: Tensor) -> Tensor:
     return values
 
 
+def by_answer(values: Tensor, lengths: Sequence[int]) -> Sequence[Tensor]:
+    """Values (L,) in parts, one for each answer."""
+    parts: Sequence[Tensor] = torch.split_with_sizes(values, list(lengths))
+    return parts
+
+
 def token_rewards(log_ratio: Tensor, scores: Tensor, lengths: Sequence[int], kl_coef: float) -> Tensor:
     """-kl_coef · (log π - log reference) of each token (L,), and the score of its answer (S,) on the last one: (L,)."""
     last = torch.tensor(lengths).cumsum(0) - 1
@@ -40,7 +46,7 @@ def token_rewards(log_ratio: Tensor, scores: Tensor, lengths: Sequence[int], kl_
 
 def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Sequence[int], gamma: float, lam: float) -> Tensor:
     """A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V_{t+1} - V_t, where nothing is expected after the last token: (L,)."""
-    padded, expected = (pad_sequence(each.split(list(lengths)), batch_first=True) for each in (rewards, values))
+    padded, expected = (pad_sequence(list(by_answer(each, lengths)), batch_first=True) for each in (rewards, values))
     after = torch.nn.functional.pad(expected[:, 1:], (0, 1))
     deltas = padded + gamma * after - expected  # zero beyond an answer's end, so that no mask is needed
     advantages = torch.zeros_like(deltas)
@@ -55,7 +61,7 @@ def whiten(values: Tensor, *, shift: bool = True, over_processes: Reduce = alone
     count, total = over_processes(torch.stack([values.new_tensor(float(len(values))), values.sum()]))
     mean = total / count
     variance = over_processes((values - mean).square().sum()) / count
-    scaled = (values - mean) * (variance + SMALLEST_VARIANCE).rsqrt()
+    scaled: Tensor = (values - mean) * (variance + SMALLEST_VARIANCE).rsqrt()
     return scaled if shift else scaled + mean
 
 

@@ -19,6 +19,7 @@ from ft.data import IGNORE
 from ft.data.cache import batched
 from ft.training import evaluating, pack, sample
 from ft.training.generation import answer_texts, end_tokens
+from ft_plugins.stages._trainers.ppo_math import by_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ class Experience:
     @property
     def kl(self) -> Tensor:
         """The log-ratio of each answer, summed over its tokens: (S,)."""
-        return torch.stack([part.sum() for part in self.log_ratio.split(self.lengths)])
+        return torch.stack([part.sum() for part in by_answer(self.log_ratio, self.lengths)])
 
 
 @dataclass(frozen=True)

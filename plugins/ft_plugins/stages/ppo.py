@@ -1,0 +1,123 @@
+"""Proximal policy optimisation: raise the reward of what the model itself writes, near to a reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from ft.options import DataOptions, ReferenceOptions
+from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from datasets import Dataset
+    from transformers import Trainer, TrainerCallback
+
+    from ft_hookspecs import DataCounts, Example, Plan, Run
+
+ft_api_version = 1
+
+POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+"""How a rollout draws unless the keys are set: PPO compares the probabilities that its answers were drawn from."""
+
+UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "num_beams": ((1,), "beams are no draws from the policy"),
+    "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
+    "train_sampling_strategy": ((None, "random", "sequential"), "an answer has no length before it is written"),
+    "auto_find_batch_size": ((False, None), "the answers of a rollout are counted in batches"),
+    "streaming": ((False, None), "prompts are shuffled and taken up again by their number"),
+}
+"""Keys that this stage cannot heed: the values that it can, and why no other."""
+
+
+class PpoOptions(RewardOptions, ReferenceOptions):
+    """Rollouts, rewards and clipping. Defaults are those of the papers that the trainer names."""
+
+    ppo_buffer_size: int = Field(1, ge=1, description="Optimizer steps of one pass over the answers of a rollout.")
+    ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of a rollout.")
+    ppo_target: float = Field(6.0, gt=0, description="KL to the reference, in nats an answer, that is aimed at.")
+    ppo_kl_coef: float = Field(0.2, ge=0, description="Weight of the KL penalty in the reward at the beginning.")
+    ppo_horizon: float = Field(10_000, gt=0, description="Answers in which the KL weight adapts; inf: it is fixed.")
+    ppo_score_norm: bool = Field(False, description="Scale scores by the mean and deviation of all scores so far.")
+    ppo_whiten_rewards: bool = Field(False, description="Scale the rewards of a rollout's tokens to unit variance.")
+    ppo_gamma: float = Field(1.0, ge=0, le=1, description="Discount of later rewards.")
+    ppo_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation.")
+    ppo_clip_range: float = Field(0.2, gt=0, description="How far the ratio of probabilities counts from 1.")
+    ppo_value_clip_range: float = Field(0.2, gt=0, description="How far a value counts from that of the rollout.")
+    ppo_vf_coef: float = Field(0.1, ge=0, description="Weight of the value loss.")
+
+
+@hookimpl
+def ft_options() -> type[PluginOptions]:
+    return PpoOptions
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
+    yield from reward_problems(plan)
+    for key, (heeded, why) in UNHEEDED.items():
+        if plan.get(key, heeded[0]) not in heeded:
+            yield Problem(f"{key}: {plan.get(key)} cannot be had with ppo", why, f"take {key} out", (key,))
+
+
+@hookimpl
+def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
+    from ft.data import prepare_prompts
+
+    return prepare_prompts(run, examples, counts)
+
+
+@hookimpl
+def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
+    from ft.training import reference_for
+    from ft_plugins.stages._trainers.critic import begin_value_head
+    from ft_plugins.stages._trainers.ppo import PpoTrainer
+
+    assert run.template is not None
+    reward, head, settings = reward_for(run), begin_value_head(run), generation(run)
+    return PpoTrainer.for_run(
+        run,
+        callbacks,
+        options=run.plan.of(PpoOptions),
+        head=head,
+        reference=reference_for(run),
+        reward=reward,
+        rollout_settings=rollout_settings(run, settings),
+        eval_settings=settings if run.plan.is_set("do_sample") else greedy(settings),
+        stop=run.template.stop,
+    )
+
+
+@hookimpl
+def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
+    from ft.training import evaluate_measures
+
+    return evaluate_measures(run, trainer, when)
+
+
+def generation(run: Run) -> dict[str, Any]:
+    """Generation settings with answers as long as the prompts were prepared for, where nothing was said."""
+    from ft.data.pairs import answer_room
+    from ft.training import generation_settings
+
+    settings = generation_settings(run.plan)
+    room = answer_room(run.plan, run.plan.of(DataOptions).cutoff_len)
+    return settings if run.plan.get("max_length") else {**settings, "max_new_tokens": room}
+
+
+def rollout_settings(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation settings of a rollout: draws from the policy itself wherever nothing else was asked for."""
+    if not settings["do_sample"]:
+        run.decide("rollouts take the likeliest tokens (do_sample: false): the policy explores nothing")
+        return dict(settings)
+    chosen = {**settings, **{key: value for key, value in POLICY_ITSELF.items() if not run.plan.is_set(key)}}
+    run.decide("rollouts draw with " + ", ".join(f"{key} {chosen[key]:g}" for key in POLICY_ITSELF))
+    return chosen
+
+
+def greedy(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, but the likeliest token each time."""
+    return {key: value for key, value in settings.items() if key not in POLICY_ITSELF} | {"do_sample": False}
