@@ -106,6 +106,7 @@ def test_dataset_info_names_files_that_exist() -> None:
 
 # ---- the configurations -------------------------------------------------------------------------------------------
 
+ALONE = ("pt", "sft", "rm", "dpo", "kto")
 CHAINED = ("ppo", "grpo", "rloo")
 SMALL = {
     "max_steps": 2,
@@ -146,7 +147,18 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["pt", "sft", "rm", "dpo", "kto"])
+@pytest.mark.parametrize("name", ALONE)
+def test_an_example_plans_as_it_is(name: str) -> None:
+    plan, _ = make_plan(STAGES / f"{name}.yaml")
+    assert plan.output_dir == Path(f"outputs/stages/{name}")
+    assert plan.get("overwrite_output_dir"), "an example can be run twice"
+
+
+def test_there_are_no_other_examples() -> None:
+    assert {path.stem for path in STAGES.glob("*.yaml")} == {*ALONE, *CHAINED}
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_an_example_measures_before_and_after(carry_out: Callable[..., dict[str, Any]], name: str) -> None:
     final = carry_out(name)
     assert {"eval_loss_before", "eval_loss"} <= final.keys()
