@@ -47,7 +47,7 @@ class Workload:
 
 def make_workload(tokenizer: PreTrainedTokenizerBase, steps: int, scale: float = 1.0) -> Workload:
     """Text of the quickstart's answers, cut into sequences of :data:`LENGTHS` times ``scale`` tokens."""
-    stream = _tokens(tokenizer)
+    stream = tokens(tokenizer)
 
     def sequence(length: int) -> dict[str, list[int]]:
         ids = [next(stream) for _ in range(length)]
@@ -57,7 +57,8 @@ def make_workload(tokenizer: PreTrainedTokenizerBase, steps: int, scale: float =
     return Workload([[sequence(int(length * scale)) for length in LENGTHS] for _ in range(steps)])
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+def tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+    """The text's tokens, over and over."""
     rows = [json.loads(line) for line in TEXT.read_text(encoding="utf-8").splitlines()]
     texts = ["\n".join(message["content"] for message in row["messages"]) for row in rows]
     for ids in cycle(tokenizer(texts, add_special_tokens=False)["input_ids"]):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ft_hookspecs import Plan, Run
 
 RUN_FILE: Final = "run.json"
-OWN_FILES: Final = (RUN_FILE, "metrics.jsonl", "loss.png", "answers.jsonl")
+OWN_FILES: Final = (
+    RUN_FILE, "metrics.jsonl", "loss.png", "answers.jsonl", "generated_predictions.jsonl", "value_head.safetensors"
+)  # fmt: skip
 LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pluggy")
 
 

@@ -273,6 +273,16 @@ def test_predictions_stand_in_the_order_of_the_data(execute, tmp_path):
     assert again == pytest.approx(predicted, rel=1e-4)
 
 
+def test_an_overwritten_run_leaves_no_old_head_or_predictions(execute, tmp_path):
+    execute(max_steps=1, do_predict=True)
+    info = {"chats": {"file_name": "pairs.json", "columns": {"response": "chosen"}}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    execute(stage="sft", dataset="chats", eval_dataset="", max_steps=1, overwrite_output_dir=True)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert not names & {"value_head.safetensors", "generated_predictions.jsonl"}
+
+
 def test_bad_input(execute, tmp_path):
     with pytest.raises(Problems, match="no pairs to predict"):
         execute(eval_dataset="", do_predict=True)
