@@ -121,6 +121,14 @@ class TestCheck:
         assert "ranking: true" in result.stdout
         assert "no sample of train is left" in result.stdout
 
+    def test_a_bad_row_is_one_problem_although_it_is_read_again_for_the_stage(self, write: Any) -> None:
+        write("a.jsonl", PAIR, {**PAIR, "chosen": 3}, PAIR)
+        result = ft("check", "a.jsonl", MODEL, "stage=./pairs.py")
+        assert result.exit_code == 4
+        assert "a text is needed (1)" in result.stdout
+        assert result.stdout.endswith("\n1 problem\n")
+        assert "train (stage ./pairs.py): 2 examples of 3 rows" in result.stdout
+
     def test_rows_alone_need_no_model(self, write: Any, folder: Path) -> None:
         write("a.jsonl", GOOD)
         result = ft("check", "a.jsonl")

@@ -156,7 +156,8 @@ def _report(
         heading(f"{reason} ({findings.counted[reason]:,})")
         _print_errors(errors, findings.counted[reason])
     total = sum(findings.counted.values())
-    typer.echo("\n" + (paint(f"{total:,} problems", "red") if total else paint("no problems", "green")))
+    said = f"{total:,} problem{'s' * (total > 1)}" if total else "no problems"
+    typer.echo("\n" + paint(said, "red" if total else "green"))
 
 
 def _print_errors(errors: Sequence[DataError], total: int) -> None:
