@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +19,12 @@ from ft.errors import ConfigError, TrainingError
 from ft.training import attention
 from ft.training.capability import base_dtype, obstacles, unwrap
 from ft.training.head import label_head, log_probs_and_entropy, picked, replaced_forward
-from ft.training.packing import PackedBatch, pack, pad
+from ft.training.packing import PackedBatch, pad
+from ft.training.selfcheck import TOLERANCE, sample
 from ft.training.values import instead_of_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-CHECK_SEQUENCES: Final = 2
-CHECK_TOKENS: Final = 64
-"""What the self-check costs at most: two forwards of this many sequences of this many tokens, once."""
-
-TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 0.3, torch.float16: 0.05}
-"""Mean difference of log-probabilities that rounding explains. Kernels that round differently lie 0.05 to 0.08 apart in
-bf16 over thirty layers (the logits themselves are rounded to 1/8); a sequence that sees its neighbour, above 1."""
 
 
 class Engine:
@@ -172,7 +164,7 @@ class Engine:
         if self.checked:
             return
         self.checked = True
-        difference, tolerance = self._difference(_sample(batch), model or self.model)
+        difference, tolerance = self._difference(sample(batch), model or self.model)
         if difference <= tolerance:
             self.decide(f"batches are packed: log-probabilities equal the padded forward's to {difference:.1e}")
             return
@@ -217,14 +209,19 @@ class Engine:
         return self._others[model]
 
     def _difference(self, batch: PackedBatch, model: nn.Module) -> tuple[float, float]:
-        """Mean absolute difference of the two steps, the largest over all processes, and the tolerance."""
+        """Mean absolute difference of the two steps, the largest over all processes, and the tolerance.
+
+        The last sequence, which alone sees a shared prompt, counts by itself too: the others would dilute it.
+        """
         devices = [batch["input_ids"].device] if batch["input_ids"].is_cuda else []
         with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices):
             try:
                 packed = self._packed(model, batch).reshape(-1)
             except NotImplementedError:
                 return float("inf"), 0.0
-            difference = (packed - _padded_log_probs(model, batch)).abs().mean()
+            differences = (packed - _padded_log_probs(model, batch)).abs()
+        branch = differences[batch["sequence_of"] == batch["sequence_of"][-1]]
+        difference = torch.maximum(differences.mean(), branch.mean())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(difference, torch.distributed.ReduceOp.MAX)
         kind = batch["input_ids"].device.type
@@ -254,30 +251,6 @@ def _bare(model: nn.Module) -> nn.Module:
 def _switch_attention(model: nn.Module) -> None:
     attention.register()
     unwrap(model).set_attn_implementation(attention.NAME)  # type: ignore[operator]  # a PreTrainedModel, see obstacles
-
-
-def _sample(batch: PackedBatch) -> PackedBatch:
-    """The shortest sequences of a batch, cut, every token a label; and, as two branches of a prompt, parts of them.
-
-    A lone one is taken twice, to have a neighbour that it must not see.
-    """
-    bounds = batch["cu_seqlens"].tolist()
-    parts = [batch["input_ids"][0, start:end] for start, end in pairwise(bounds)]
-    shortest = sorted((part[:CHECK_TOKENS] for part in parts if len(part) > 1), key=len)[:CHECK_SEQUENCES]
-    if not shortest:
-        shortest = [batch["input_ids"][0, :1].repeat(CHECK_TOKENS)]
-    sample = shortest * CHECK_SEQUENCES if len(shortest) == 1 else shortest
-    whole = [_learned(part.cpu()) for part in sample]
-    prompt, *rest = sample[0].cpu().tensor_split(2)
-    packed = pack([*whole, {"prompt_ids": prompt, "branches": [_learned(part) for part in (*rest, sample[1].cpu())]}])
-    device = batch["input_ids"].device
-    return {  # type: ignore[return-value]  # the same keys
-        name: value.to(device) if isinstance(value, Tensor) else value for name, value in packed.items()
-    }
-
-
-def _learned(tokens: Tensor) -> dict[str, Tensor]:
-    return {"input_ids": tokens, "labels": tokens}
 
 
 def _own_loss(model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:
