@@ -108,7 +108,7 @@ def read_answer(column: str, tags: Tags, row: Row) -> tuple[Message, ...]:
 def read_turns(column: str, role: Role, tags: Tags, row: Row) -> tuple[Message, ...]:
     """A text (said by ``role``), a message, or a list of messages."""
     given = fields.value(row, column)
-    if not isinstance(given, str):
+    if isinstance(given, dict | list):
         return read_messages([given] if isinstance(given, dict) else given, column, tags, row)
     text = fields.checked_text(given, column, row)
     return (Message(role, fields.target(text, column, row) if role == "assistant" else text),)
