@@ -34,7 +34,7 @@ Sample = Mapping[str, Any]
 DATA: Final = "data.arrow"
 COUNTS: Final = "counts.json"
 
-PIECE: Final = 1 << 23
+PIECE: Final = 1 << 20
 SAMPLES_AT_ONCE: Final = 1000
 """Rows of an Arrow batch; memory stays flat however large the data set is."""
 
