@@ -185,6 +185,14 @@ def test_two_processes_share_a_group(keys: dict[str, Any], tmp_path: Path, stage
 # ---- bad input ----------------------------------------------------------------------------------------------------
 
 
+def test_nothing_is_told_to_anyone(finish: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **kwargs: told.append(args))
+    finish(stage="grpo", max_steps=1)
+    assert told == []
+
+
 def test_too_few_prompts(finish: Callable[..., Run]) -> None:
     with pytest.raises(DataError, match="8 prompts are too few: 16 are answered at a time"):
         finish("grpo", per_device_train_batch_size=64)

@@ -75,6 +75,9 @@ class GroupTrainer(RunTrainer):
         self.beta, self.ref_model = beta, self.reference
         self._end_at(stop)
 
+    def _send_telemetry(self) -> None:
+        """Nothing is told to anyone: TRL's trainers report their use to the hub."""
+
     def _end_at(self, stop: Sequence[str]) -> None:
         """Let the template's end of a turn end an answer, besides the model's own tokens."""
         encoded = {text: self.processing_class(text, add_special_tokens=False)["input_ids"] for text in stop}
