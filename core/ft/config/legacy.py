@@ -2,9 +2,9 @@
 
 The table is ``legacy.json``: ``renamed`` maps an old key to its new ``key`` (and its ``values``, where those
 changed too), ``settled`` holds keys whose question has one answer, even where transformers asks it still, and
-``unavailable`` those that LLaMA-Factory knows and this version, or this run, does not, each with the value that asks for
-nothing (or a list of such). A key that some option model declares is never looked up here. Nothing is translated or left
-out without a note.
+``unavailable`` those that LLaMA-Factory knows and this version, or this run, does not, each with the value that asks
+for nothing (or a list of such). A key that some option model declares is never looked up here. Nothing is translated
+or left out without a note.
 """
 
 from __future__ import annotations
