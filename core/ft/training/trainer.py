@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ft.training.arguments import use_one_gpu
+from ft.training.base import eval_dataset
 from ft.training.engine import Engine
 from ft.training.measures import MeasuringTrainer
 from ft.training.noise import noisy_embeddings
@@ -77,7 +78,7 @@ class PackedTrainer(MeasuringTrainer):
             optimizer_factory=run.make_optimizer,
             decide=run.decide,
             train_dataset=run.train_dataset,
-            eval_dataset=_eval_dataset(run),
+            eval_dataset=eval_dataset(run),
             processing_class=run.tokenizer,
             callbacks=list(callbacks),
             **kwargs,
@@ -165,9 +166,3 @@ class PackedTrainer(MeasuringTrainer):
 
     def saving(self) -> AbstractContextManager[None]:
         return self.throughput.paused()
-
-
-def _eval_dataset(run: Run) -> Any:
-    """One set plainly, so that its loss is ``eval_loss``; several by name, as ``eval_<name>_loss``."""
-    sets = list(run.eval_datasets.values())
-    return sets[0] if len(sets) == 1 else run.eval_datasets or None
