@@ -56,12 +56,17 @@ class Example:
 
 def preference(loss: str, *more: str) -> Example:
     folder = f"output_dir=outputs/stages/dpo-{loss}"
-    claims = (rises("eval_rewards/margins"), at_least("eval_rewards/accuracies", 0.85), falls("answer_words"))
-    words = ("examples/stages/dpo.yaml", f"pref_loss={loss}", folder, *more)
-    return Example(words, PREFERENCE, claims, f"dpo, {loss}")
+        words = ("examples/stages/dpo.yaml", f"pref_loss={loss}", folder, *more)
+    return Example(words, PREFERENCE, PREFERRED, f"dpo, {loss}")
 
 
 PREFERENCE = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "answer_words", "answer_hedges")
+PREFERRED = (
+    rises("eval_rewards/margins"),
+    at_least("eval_rewards/accuracies", 0.85),
+    falls("answer_words"),
+    falls("answer_hedges"),
+)
 
 EXAMPLES: dict[str, Example] = {
     "pt": Example(
@@ -84,7 +89,7 @@ EXAMPLES: dict[str, Example] = {
     "kto": Example(
         ("examples/stages/kto.yaml",),
         PREFERENCE,
-        (rises("eval_rewards/margins"), at_least("eval_rewards/accuracies", 0.85), falls("answer_words")),
+        PREFERRED,
     ),
     "ppo": Example(
         ("examples/stages/ppo.yaml",),

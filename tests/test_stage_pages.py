@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parents[1] / "docs" / "stages"
 STAGES = [info for info in find_plugins().of("stages") if info.distribution == "ft-framework"]
 
-CHAINED = {"ppo", "grpo", "rloo"}
+CHAINED = {"dpo", "kto", "ppo", "grpo", "rloo"}
 """Their examples start from what others saved; tests/examples plans them after those."""
 
 

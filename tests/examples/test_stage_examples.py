@@ -106,8 +106,11 @@ def test_dataset_info_names_files_that_exist() -> None:
 
 # ---- the configurations -------------------------------------------------------------------------------------------
 
-ALONE = ("pt", "sft", "rm", "dpo", "kto")
+ALONE = ("pt", "sft", "rm")
+PREFERRING = ("dpo", "kto")
+"""They start from what sft saved."""
 CHAINED = ("ppo", "grpo", "rloo")
+"""They start from what sft saved, and rm gives the rewards."""
 SMALL = {
     "max_steps": 2,
     "logging_steps": 1,
@@ -131,6 +134,9 @@ def carry_out(tiny_model_dir: Path, outputs: Path) -> Callable[..., dict[str, An
 
     def once(name: str, **more: Any) -> dict[str, Any]:
         if name not in done:
+            if name.startswith(PREFERRING):
+                once("sft")
+                more["adapter_name_or_path"] = outputs / "sft"
             text = (STAGES / f"{name.partition('-')[0]}.yaml").read_text(encoding="utf-8")
             keys = {"model_name_or_path": tiny_model_dir, "output_dir": outputs / name, "cache_dir": outputs / "cache"}
             keys |= SMALL | more | ({"brevity_max_new_tokens": 2} if "brevity_questions" in text else {})
@@ -155,10 +161,10 @@ def test_an_example_plans_as_it_is(name: str) -> None:
 
 
 def test_there_are_no_other_examples() -> None:
-    assert {path.stem for path in STAGES.glob("*.yaml")} == {*ALONE, *CHAINED}
+    assert {path.stem for path in STAGES.glob("*.yaml")} == {*ALONE, *PREFERRING, *CHAINED}
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [*ALONE, *PREFERRING])
 def test_an_example_measures_before_and_after(carry_out: Callable[..., dict[str, Any]], name: str) -> None:
     final = carry_out(name)
     assert {"eval_loss_before", "eval_loss"} <= final.keys()
