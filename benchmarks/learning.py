@@ -56,7 +56,7 @@ class Example:
 
 def preference(loss: str, *more: str) -> Example:
     folder = f"output_dir=outputs/stages/dpo-{loss}"
-        words = ("examples/stages/dpo.yaml", f"pref_loss={loss}", folder, *more)
+    words = ("examples/stages/dpo.yaml", f"pref_loss={loss}", folder, *more)
     return Example(words, PREFERENCE, PREFERRED, f"dpo, {loss}")
 
 
