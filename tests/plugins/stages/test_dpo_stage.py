@@ -131,13 +131,11 @@ def test_the_reference_is_asked_once_or_not_at_all(execute, loss, has_one):
     assert run.trainer.reference is None
 
 
-def test_a_stream_asks_the_reference_in_each_step(execute, monkeypatch):
-    """As if the data were one, which a data set that is not of ``datasets`` is taken for."""
-    known = curve(execute())
-    monkeypatch.setattr("ft_plugins.stages._trainers.preference.precompute", lambda run, trainer, reference, rows: rows)
-    monkeypatch.setattr("ft_plugins.stages._trainers.dpo.Dataset", str)
-    run = execute()
-    assert "reference" not in run.trainer.train_dataset.column_names
+def test_a_stream_asks_the_reference_in_each_step(execute):
+    """With all pairs in each step, their order does not matter."""
+    whole = {"per_device_train_batch_size": len(PAIRS), "dtype": "float32"}
+    known = curve(execute(**whole))
+    run = execute(streaming=True, **whole)
     assert run.trainer.reference is not None
     assert curve(run) == pytest.approx(known, rel=1e-4)
 
