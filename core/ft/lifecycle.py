@@ -79,15 +79,16 @@ def find_model(run: Run, plugins: PluginManager) -> None:
 
 def prepare_data(run: Run, plugins: PluginManager) -> None:
     """``ft_load_dataset`` and ``ft_read_format`` make examples of rows; ``ft_prepare_dataset`` makes token ids."""
-    from ft.data import load_splits
+    from ft.data import few_objects, load_splits
 
-    for split, examples, counts in load_splits(plugins.hook, run.plan):
-        dataset = tokenise(run, plugins, split, examples, counts)
-        run.counts[split] = counts
-        if split == "train":
-            run.train_dataset = dataset
-        else:
-            run.eval_datasets[split] = dataset
+    with few_objects():
+        for split, examples, counts in load_splits(plugins.hook, run.plan):
+            dataset = tokenise(run, plugins, split, examples, counts)
+            run.counts[split] = counts
+            if split == "train":
+                run.train_dataset = dataset
+            else:
+                run.eval_datasets[split] = dataset
 
 
 def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, counts: DataCounts) -> Dataset:

@@ -11,7 +11,7 @@ from ft.data.cache import cached_dataset
 from ft.data.examples import Examples
 from ft.data.pairs import prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.prepare import SPLIT, prepare_supervised, prepare_text, prepared
-from ft.data.reading import load_examples, load_splits, read_examples
+from ft.data.reading import few_objects, load_examples, load_splits, read_examples
 from ft.data.sources import dataset_sources
 from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
 from ft.data.templates import ChatTemplate, template_for
@@ -29,6 +29,7 @@ __all__ = [
     "cached_dataset",
     "dataset_sources",
     "encode_batch",
+    "few_objects",
     "load_examples",
     "load_splits",
     "prepare_feedback",

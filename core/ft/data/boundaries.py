@@ -57,7 +57,7 @@ class Labeller:
             return None
         before = ends.searchsorted(places).tolist()  # the token that ends at each place, if one does
         at = list(zip(before, places, strict=True))
-        if any(place and (ends[token] != place or spaces[ids[token]]) for token, place in at):
+        if any(place and (ends[token] != place or ids[token] in spaces) for token, place in at):
             return None
         begins = [token + 1 if place else 0 for token, place in at]
         pieces = [slice(first, after) for first, after in zip(begins[::2], begins[1::2], strict=True)]
@@ -70,8 +70,8 @@ class Labeller:
         return places if text.isascii() else [len(text[:place].encode("utf-8", "replace")) for place in places]
 
     @cached_property
-    def _bytes(self) -> tuple[Any, Any] | None:
-        """The bytes of each token and whether it is but spaces; ``None`` if the tokenizer is not byte-level.
+    def _bytes(self) -> tuple[Any, set[int | None]] | None:
+        """The bytes of each token, and those that are but spaces; ``None`` if the tokenizer is not byte-level.
 
         A token of spaces alone may be counted to what follows it: its offsets are empty.
         """
@@ -80,31 +80,29 @@ class Labeller:
         if not self._tokenizer.is_fast or not _is_byte_level(self._tokenizer):
             return None
         vocabulary = self._tokenizer.get_vocab()
-        sizes = np.zeros(max(vocabulary.values(), default=0) + 1, dtype=np.int64)
-        spaces = np.zeros(len(sizes), dtype=bool)
-        for token, number in vocabulary.items():
-            sizes[number], spaces[number] = len(token), not token.strip(SPACE)
+        numbers = np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
+        sizes = np.zeros(numbers.max(initial=0) + 1, dtype=np.int64)
+        sizes[numbers] = np.fromiter(map(len, vocabulary), np.int64, len(vocabulary))
+        spaces = {vocabulary.get(SPACE * size) for size in range(1, int(sizes.max()) + 1)}
         for number, added in self._tokenizer.added_tokens_decoder.items():
-            sizes[number], spaces[number] = len(added.content.encode()), not added.content.strip()
+            sizes[number] = len(added.content.encode())
+            if not added.content.strip():
+                spaces.add(number)
         return sizes, spaces
 
 
 def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether every token spells bytes of the text as it is: nothing is normalised, added or left out."""
-    written = json.loads(tokenizer.backend_tokenizer.to_str())
-    split = written.get("pre_tokenizer") or {}
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or backend.pre_tokenizer is None or type(backend.model).__name__ != "BPE":
+        return False
+    split = json.loads(backend.pre_tokenizer.__getstate__())  # its serialisation; the whole tokenizer's is megabytes
     steps = split.get("pretokenizers", [split])
     levels = [step for step in steps if step.get("type") == "ByteLevel"]
     plain = all(step.get("type") in ("ByteLevel", "Digits") or _keeps(step) for step in steps)
-    added = any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in written["added_tokens"])
-    return (
-        written.get("normalizer") is None
-        and written["model"].get("type") == "BPE"
-        and plain
-        and len(levels) == 1
-        and not levels[0]["add_prefix_space"]
-        and not added
-    )
+    added = tokenizer.added_tokens_decoder.values()
+    takes_spaces = any(token.lstrip or token.rstrip or token.single_word for token in added)
+    return plain and len(levels) == 1 and not levels[0]["add_prefix_space"] and not takes_spaces
 
 
 def _keeps(step: dict[str, Any]) -> bool:
