@@ -21,7 +21,11 @@ CODES = [int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)]
 def real_commands():
     groups = {group.name: group.typer_instance for group in app.registered_groups}
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    inner = [f"{name} {command.name}" for name, group in groups.items() for command in group.registered_commands]
+    inner = [
+        f"{name} {command.name or command.callback.__name__}"
+        for name, group in groups.items()
+        for command in group.registered_commands
+    ]
     return sorted(names + inner)
 
 
