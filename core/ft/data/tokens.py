@@ -86,6 +86,7 @@ class Supervisor:
         return texts or [None] * len(examples)
 
     def _render(self, example: Example, text: str | None, counts: DataCounts) -> list[Rendered]:
+        check_answer(example)
         if text is not None:
             known = self._outlines.render(example, learned_turns(example, self.supervision), text)
             if known is not None:
@@ -105,6 +106,28 @@ class Supervisor:
             counts.tokens += len(tokens.input_ids)
             counts.supervised += tokens.supervised
             yield tokens
+
+
+def check_answer(example: Example) -> None:
+    """What is learned is an answer, and a good one.
+
+    Raises:
+        DataError: the example is a pair of answers, or its answer is marked bad.
+    """
+    if example.chosen:
+        raise DataError(
+            "a pair of answers where one answer is needed",
+            where=example.where,
+            why="stage: sft learns the answers of the data; which answer is better is learned by others",
+            remedy="use stage: dpo or rm, or name the column of one answer: columns: {response: chosen}",
+        )
+    if example.desirable is False:
+        raise DataError(
+            "the answer is marked bad",
+            where=example.where,
+            why="stage: sft would learn to give it",
+            remedy="use stage: kto, or on_bad_row: skip to learn the good answers alone",
+        )
 
 
 def blocks(
