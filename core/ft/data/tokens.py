@@ -118,14 +118,14 @@ def check_answer(example: Example) -> None:
         raise DataError(
             "a pair of answers where one answer is needed",
             where=example.where,
-            why="stage: sft learns the answers of the data; which answer is better is learned by others",
-            remedy="use stage: dpo or rm, or name the column of one answer: columns: {response: chosen}",
+            why="this stage learns one answer to a prompt",
+            remedy="use stage: dpo or rm, or give rows with the one answer that is to be learned",
         )
     if example.desirable is False:
         raise DataError(
             "the answer is marked bad",
             where=example.where,
-            why="stage: sft would learn to give it",
+            why="this stage learns to give the answers of its data",
             remedy="use stage: kto, or on_bad_row: skip to learn the good answers alone",
         )
 

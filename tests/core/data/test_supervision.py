@@ -131,6 +131,21 @@ def test_plain_text_is_no_conversation(template, tokenizer):
     assert caught.value.where == "f:9"
 
 
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [({"chosen": TURNS[2:3], "rejected": TURNS[4:]}, "a pair of answers"), ({"desirable": False}, "marked bad")],
+)
+def test_what_is_judged_is_no_answer_to_learn(template, tokenizer, row, what):
+    with pytest.raises(DataError, match=what) as caught:
+        supervise(Example("f:9", TURNS[:3], **row), template, tokenizer, cutoff_len=500)
+    assert caught.value.where == "f:9"
+    assert caught.value.remedy
+
+
+def test_an_answer_that_is_marked_good_is_learned(template, tokenizer):
+    assert supervise(Example("f:9", TURNS[:3], desirable=True), template, tokenizer, cutoff_len=500)
+
+
 def test_a_sample_without_anything_to_learn_is_dropped(learn):
     counts = DataCounts()
     assert learn(Message("user", "a"), Message("assistant", "b", train=False), counts=counts) == []
