@@ -42,8 +42,8 @@ def pairs() -> list[dict[str, Any]]:
 
 
 def judged() -> list[dict[str, Any]]:
-    """Four good and four bad answers, so that six steps of two reach into a second epoch."""
-    answers = zip(STONES, [answer for _, answer in STONES[4:]] * 2, (True, False) * 4, strict=True)
+    """Three good and three bad answers, so that the checkpoint to resume is within a second epoch of three steps."""
+    answers = zip(STONES[:6], [answer for _, answer in STONES[4:]] * 2, (True, False) * 3, strict=False)
     return [{"instruction": q, "output": own if good else other, "kto_tag": good} for (q, own), other, good in answers]
 
 

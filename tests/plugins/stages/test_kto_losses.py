@@ -122,9 +122,9 @@ def test_everyone_has_a_partner_and_is_one():
 def test_partners_are_drawn_anew_each_epoch_and_are_the_same_for_the_same_one(samples):
     data = Mismatched(samples, seed=7, cutoff_len=64)
     first = [data[i]["other_ids"] for i in range(len(data))]
-    data.set_epoch(1)
+    data.draw(1)
     second = [data[i]["other_ids"] for i in range(len(data))]
-    data.set_epoch(0)
+    data.draw(0)
     assert first == [data[i]["other_ids"] for i in range(len(data))]
     assert first != second
     assert partners(50, seed=7, epoch=3) != partners(50, seed=8, epoch=3)
@@ -138,38 +138,46 @@ def test_a_mismatched_answer_is_cut_where_the_sample_would_be_too_long(samples):
     assert len(data[1]["other_ids"]) == 1
 
 
+class Watching(KtoTrainer):
+    """Three epochs of five samples; keeps the mismatched answers of each batch."""
+
+    def __init__(self, policy, samples, folder, **changes):
+        settings = {"use_cpu": True, "report_to": [], "save_strategy": "no", "remove_unused_columns": False, **changes}
+        super().__init__(
+            copy.deepcopy(policy),
+            TrainingArguments(str(folder), num_train_epochs=3, **settings),
+            options=KtoOptions(),
+            train_dataset=Mismatched(samples, seed=7, cutoff_len=64),
+        )
+        self.reference, self.seen = Fixed(tiny_model()), []
+
+    def log_ratios(self, model, batch):
+        self.seen.append(batch["other"]["input_ids"].tolist())
+        return super().log_ratios(model, batch)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_data_loader_tells_the_epoch(samples, policy, tmp_path, workers):
-    """Also to workers that live through all epochs."""
-    arguments = TrainingArguments(
-        str(tmp_path),
-        num_train_epochs=3,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        remove_unused_columns=False,
-        dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0,
-        train_sampling_strategy="sequential",
-        per_device_train_batch_size=5,
-    )
-    seen = []
-
-    class Watching(KtoTrainer):
-        def log_ratios(self, model, batch):
-            seen.append(batch["other"]["input_ids"].tolist())
-            return super().log_ratios(model, batch)
-
-    data = Mismatched(samples, seed=7, cutoff_len=64)
-    trainer = Watching(copy.deepcopy(policy), arguments, options=KtoOptions(), train_dataset=data)
-    trainer.reference = Fixed(tiny_model())
+def test_each_epoch_has_other_partners(samples, policy, tmp_path, workers):
+    """Also where workers live through all epochs."""
+    loading = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+    order = {"train_sampling_strategy": "sequential", "per_device_train_batch_size": 5}
+    trainer = Watching(policy, samples, tmp_path, **loading, **order)
     trainer.train()
-    expected = []
+    expected, data = [], Mismatched(samples, seed=7, cutoff_len=64)
     for epoch in range(3):
-        data.set_epoch(epoch)
+        data.draw(epoch)
         expected.append(trainer.collate([data[i] for i in range(5)])["other"]["input_ids"].tolist())
-    assert seen == expected
-    assert len({str(batch) for batch in seen}) == 3
+    assert trainer.seen == expected
+    assert len({str(batch) for batch in trainer.seen}) == 3
+
+
+def test_resumed_within_an_epoch_the_partners_are_those_of_that_epoch(samples, policy, tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 2}
+    whole, rest = (Watching(policy, samples, tmp_path, **saves) for _ in range(2))
+    whole.train()
+    rest.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert len(whole.seen) == 9
+    assert rest.seen == whole.seen[4:]
 
 
 ROWS = [

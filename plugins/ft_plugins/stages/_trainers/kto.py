@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, cast
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from ft.data import IGNORE
 from ft.options import DataOptions
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     import datasets
     from torch import nn
-    from torch.utils.data import Sampler
-    from transformers import EvalPrediction, TrainerCallback
+    from torch.utils.data import DataLoader, Sampler
+    from transformers import EvalPrediction, TrainerState
 
     from ft.training.measures import Measure
     from ft_hookspecs import Run
@@ -58,8 +59,8 @@ class Mismatched(Dataset[Feature]):
         self.epoch.share_memory_()  # type: ignore[no-untyped-call]  # torch's gap; seen by workers that outlive an epoch
         self._drawn: tuple[int, list[int]] = (-1, [])
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader."""
+    def draw(self, epoch: int) -> None:
+        """From now on, the other answers are those of this epoch."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -75,6 +76,15 @@ class Mismatched(Dataset[Feature]):
         if self._drawn[0] != epoch:
             self._drawn = epoch, partners(len(self), self.seed, epoch)
         return self._drawn[1]
+
+
+class DrawEachEpoch(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Tells the training data its epoch: accelerate does not with several processes, nor on resuming within one."""
+
+    def on_epoch_begin(
+        self, args: Any, state: TrainerState, control: Any, *, train_dataloader: DataLoader[Any], **_: Any
+    ) -> None:
+        cast("Mismatched", train_dataloader.dataset).draw(int(state.epoch or 0))
 
 
 def partners(count: int, seed: int, epoch: int) -> list[int]:
@@ -100,6 +110,7 @@ class KtoTrainer(DivergenceTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.averages = AveragesWithMargin()
+        self.add_callback(DrawEachEpoch())
 
     def collate(self, features: Sequence[Mapping[str, Any]]) -> JudgedBatch:
         desirable = torch.tensor([feature["desirable"] for feature in features])
