@@ -203,10 +203,17 @@ class Engine:
     def _other(self, model: nn.Module, batch: PackedBatch) -> Engine:
         """The engine of another model, which proves itself on the first batch it gets."""
         if model not in self._others:
+            device = batch["input_ids"].device
+            if next(model.parameters()).device != device:
+                model.to(device)  # a trainer moves only the model that it trains
             name = type(_bare(model)).__name__
             self._others[model] = Engine(model, self.attention, lambda line: self.decide(f"another {name}: {line}"))
         self._others[model].check(batch)
         return self._others[model]
+
+    def forget(self, model: nn.Module) -> None:
+        """Keep nothing of another model: its memory is free when nobody else holds it."""
+        self._others.pop(model, None)
 
     def _difference(self, batch: PackedBatch, model: nn.Module) -> tuple[float, float]:
         """Mean absolute difference of the two steps, the largest over all processes, and the tolerance.

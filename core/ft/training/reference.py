@@ -86,12 +86,20 @@ class Reference:
             hasher = blake3(max_threads=blake3.AUTO)
             config: Any = unwrap(model).config
             settings = [config.to_dict(), *map(vars, getattr(model, "peft_config", {}).values())]
-            hasher.update(repr([sorted(each.items(), key=str) for each in settings]).encode())
+            hasher.update(repr([sorted(_in_order(each).items()) for each in settings]).encode())
             for name, values in sorted(model.state_dict().items()):
                 if isinstance(values, torch.Tensor):
                     hasher.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
                     hasher.update(_bytes(values))
         return str(hasher.hexdigest())
+
+
+def _in_order(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings without sets: the order of a set of texts, PEFT's ``target_modules``, is another in each process."""
+    return {
+        str(name): sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        for name, value in settings.items()
+    }
 
 
 def reference_for(run: Run) -> Reference:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from ft_hookspecs import Problem
+from ft_plugins.stages._preference import sharding_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Pr
     for key, (harmless, why) in UNHEEDED.items():
         if plan.get(key, harmless[0]) not in harmless:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with {stage}", why, f"take {key} out", (key,))
+    if options.beta:
+        yield from sharding_problems(plan, stage)
     accumulated = int(plan.get("gradient_accumulation_steps") or 1)
     times = options.steps_per_generation or accumulated
     name = "steps_per_generation" if options.steps_per_generation else "gradient_accumulation_steps"

@@ -30,6 +30,17 @@ class PreferenceOptions(ReferenceOptions):
     )
 
 
+def sharding_problems(plan: Plan, stage: str) -> Iterator[Problem]:
+    """FSDP gives the model other parameters than those whose start values are kept: the reference would learn too."""
+    if plan.get("fsdp") and not plan.get("ref_model"):
+        yield Problem(
+            f"{stage} with fsdp has no reference",
+            why="the model as it is before its first step is kept beside the weights that train, which fsdp replaces",
+            remedy="leave fsdp out (each process then holds the whole model), or give ref_model",
+            keys=("fsdp",),
+        )
+
+
 def reference_problems(plan: Plan) -> Iterator[Problem]:
     """A second copy of the model that would be the reference anyway."""
     reference, model = plan.get("ref_model"), plan.get("model_name_or_path")

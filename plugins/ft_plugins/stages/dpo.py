@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages._preference import PreferenceOptions, reference_problems
+from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -81,6 +81,8 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             )
     if options.has_reference:
         yield from reference_problems(plan)
+        if plan.get("streaming"):  # else the reference is asked before anything is sharded
+            yield from sharding_problems(plan, "dpo on a stream")
 
 
 @hookimpl

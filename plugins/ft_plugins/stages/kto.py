@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ft.errors import DataError
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages._preference import PreferenceOptions, reference_problems
+from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,6 +47,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             keys=("streaming",),
         )
     yield from reference_problems(plan)
+    yield from sharding_problems(plan, "kto")
 
 
 @hookimpl

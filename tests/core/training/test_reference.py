@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +119,30 @@ def test_a_model_of_its_own_is_frozen(build: Build, features: Features) -> None:
     torch.testing.assert_close(found, Engine(build("qwen3").eval(), "padded").log_probs(pack(features)))
 
 
+def test_a_model_of_its_own_comes_to_the_device_of_the_batch(build: Build, features: Features) -> None:
+    engine, other = Engine(build()), build("qwen3").to("meta")
+    moved: list[Any] = []
+
+    def to(device: Any) -> None:
+        moved.append(device)
+        other.to_empty(device=device)
+
+    other.to = to  # type: ignore[method-assign,assignment]  # what is elsewhere here is nowhere
+    engine.log_probs(pack(features), other)
+    engine.log_probs(pack(features), other)
+    assert moved == [torch.device("cpu")]
+
+
+def test_a_model_that_is_forgotten_is_gone(build: Build, features: Features) -> None:
+    engine, other = Engine(build()), build("qwen3")
+    engine.log_probs(pack(features), other)
+    seen = weakref.ref(other)
+    engine.forget(other)
+    del other
+    gc.collect()
+    assert seen() is None
+
+
 def test_the_digest_tells_weights_and_scales_apart(build: Build) -> None:
     model = build("llama", "lora")
     digest = Reference.of_start(model).digest()
@@ -126,6 +152,17 @@ def test_the_digest_tells_weights_and_scales_apart(build: Build) -> None:
     model.peft_config["default"].lora_alpha = 8  # type: ignore[index,union-attr]
     next(model.parameters()).data[0, 0] += 1e-3
     assert Reference.of_start(model).digest() != digest
+
+
+def test_the_digest_is_the_same_in_each_process(build: Build) -> None:
+    """The order of a set depends on the process, and on the order of insertion, which stands for it here."""
+    model, digests = build("llama", "lora"), []
+    for modules in ({0, 8}, {8, 0}):
+        model.peft_config["default"].target_modules = modules  # type: ignore[index,union-attr]
+        digests.append((repr(modules), Reference.of_start(model).digest()))
+    (one, digest), (other, again) = digests
+    assert one != other
+    assert digest == again
 
 
 # ---- what the keys ask for

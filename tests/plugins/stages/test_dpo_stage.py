@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ft.errors import DataError, Problems
 from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
+from ft.training import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,10 +119,14 @@ def test_an_adapter_that_goes_on_is_its_own_reference(execute, tmp_path):
     assert curve(again)[0] == pytest.approx(math.log(2), rel=1e-5)
 
 
-def test_another_model_may_be_the_reference(execute, tmp_path):
+def test_another_model_may_be_the_reference_and_is_gone_once_it_was_asked(execute, tmp_path, monkeypatch):
     execute(finetuning_type="full", learning_rate=1e-3, lora_rank=None, output_dir=tmp_path / "other")
+    seen, of_model = [], Reference.of_model
+    monkeypatch.setattr(Reference, "of_model", lambda model: (seen.append(weakref.ref(model)), of_model(model))[1])
     run = execute(ref_model=tmp_path / "other")
     assert curve(run)[0] > math.log(2) + 0.01
+    gc.collect()
+    assert [other() for other in seen] == [None]
 
 
 @pytest.mark.parametrize(("loss", "has_one"), [("sigmoid", True), ("orpo", False), ("simpo", False)])
@@ -160,6 +167,7 @@ def test_dropout_is_not_the_references(execute):
         ({"ld_alpha": 1.5}, "ld_alpha"),
         ({"pref_ftx": -1}, "pref_ftx"),
         ({"kto_chosen_weight": 2.0}, "kto_chosen_weight"),
+        ({"fsdp": "full_shard", "streaming": "true"}, "dpo on a stream with fsdp has no reference"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(words, keys, says):

@@ -35,7 +35,7 @@ def build_trainer(run: Run, callbacks: Sequence[TrainerCallback]) -> DpoTrainer:
     if options.has_reference:
         with_reference(run, trainer)
         if isinstance(trainer.train_dataset, Dataset | None):
-            trainer.reference = None  # all that it has to say is known: its memory is free again
+            trainer.release_reference()  # all that it has to say is known
     return trainer
 
 

@@ -51,6 +51,12 @@ class PreferenceTrainer(PackedTrainer):
         with self.reference.applied() as model:
             return self.engine.log_probs(batch, model)
 
+    def release_reference(self) -> None:
+        """Let the memory of the reference go."""
+        if self.reference is not None:
+            self.engine.forget(self.reference.model)
+        self.reference = None
+
 
 class DivergenceTrainer(PreferenceTrainer):
     """A loss that depends on the KL of policy and reference, estimated on the whole optimizer step of all processes.
