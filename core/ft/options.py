@@ -226,7 +226,9 @@ class RunOptions(PluginOptions):
     resume_from_checkpoint: str | bool | None = Field(
         default=None, description="A checkpoint folder to go on from, or true for the last one in `output_dir`."
     )
-    do_train: bool = Field(default=True, description="Train.")
+    do_train: bool = Field(
+        default=True, description="Train. Off by default where `do_eval` or `do_predict` has no `dataset` to train on."
+    )
     do_eval: bool = Field(
         default=False,
         description="Evaluate, also without training; what there is to evaluate on is evaluated after training anyway.",

@@ -99,6 +99,8 @@ def compose(
     found, manager, selectors = find_plugins(), PluginManager(), find_selectors(disabled)
     base = (*CORE, *((selector.options, selector.owner) for selector in selectors))
     choosing = resolve(settings, base, partial=True).values
+    if measures_only(choosing):
+        settings = settings.by_default("do_train", False, "default without a data set to train on")
     wishes = [wish for selector in selectors for wish in selector.select(choosing)]
     wishes += [Selection(name, f"plugins: {name}") for name in choosing.get("plugins") or ()]
     wishes += [Selection(name, f"--plugin {name}") for name in plugins]
@@ -108,6 +110,12 @@ def compose(
     except FtError as error:
         raise with_other_problems(error, settings, (*base, trainer_model(base))) from error
     return Composition(settings, found, manager, option_models(base, manager))
+
+
+def measures_only(values: Mapping[str, Any]) -> bool:
+    """Evaluation or predictions are asked for, and there is nothing to train on: then ``do_train`` need not be said."""
+    asked = values.get("do_eval") or values.get("do_predict")
+    return bool(asked and not values.get("dataset") and not values.get("tokenized_path"))
 
 
 def with_other_problems(error: FtError, settings: Settings, models: tuple[Owned, ...]) -> FtError:

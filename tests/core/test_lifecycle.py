@@ -166,6 +166,14 @@ def test_evaluating_alone_takes_nothing_of_the_run_before(
     assert [row["event"] for row in rows_of(out)].count("final") == 2
 
 
+def test_without_data_to_train_on_evaluation_needs_no_do_train(arguments: Callable[..., list[str]], data: Path) -> None:
+    words = [word for word in arguments(eval_dataset=data) if not word.startswith("dataset=")]
+    assert make_plan(None, [*words, "do_eval=true"])[0].get("do_train") is False
+    assert make_plan(None, [*words, "do_eval=true", "do_train=true"])[0].get("do_train") is True
+    assert make_plan(None, words)[0].get("do_train") is True
+    assert make_plan(None, arguments(eval_dataset=data, do_eval=True))[0].get("do_train") is True
+
+
 def test_what_a_run_starts_from_is_not_removed(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     execute(arguments(save_steps=1, max_steps=1))
     checkpoint = tmp_path / "out" / "checkpoint-1"

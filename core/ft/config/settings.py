@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ft.config.flags import from_arguments, from_environment
+from ft.config.given import Given
 from ft.config.source import read_file
 from ft.errors import ConfigError
+from ft_hookspecs import Source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from ft.config.given import Entries, Given
+    from ft.config.given import Entries
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Settings:
     levels: tuple[Mapping[str, Given], ...] = ()
     problems: tuple[ConfigError, ...] = ()
     path: Path | None = None
+
+    def by_default(self, key: str, value: Any, why: str) -> Settings:
+        """The same settings with a value for ``key`` wherever none was given."""
+        return replace(self, levels=({key: Given(value, Source("plugin default", why))}, *self.levels))
 
     def only(self, keys: Collection[str]) -> Settings:
         """The same settings without any other key."""
