@@ -43,14 +43,6 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     def restore_stage_state(self, state: dict[str, Any]) -> None:
         """Put :meth:`stage_state` back, before the first batch of a resumed run; tensors are on the CPU."""
 
-    def process_state(self) -> dict[str, Any]:
-        """What each process has of its own: its generators, and its place in a stream."""
-        return random_state()
-
-    def restore_process_state(self, state: dict[str, Any]) -> None:
-        """Put :meth:`process_state` back."""
-        restore_random_state(state)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self.store_flos()
@@ -63,7 +55,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
             if not self.args.save_only_model:
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))
-                save_tree(self.process_state(), folder / f"{RANDOM}_{self.args.process_index}")
+                save_tree(random_state(), folder / f"{RANDOM}_{self.args.process_index}")
                 if state := self.stage_state():
                     save_tree(state, folder / f"{STAGE}_{self.args.process_index}")
             if self.args.should_save:
@@ -135,4 +127,4 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     def _load_rng_state(self, checkpoint: str | None) -> None:
         path = Path(checkpoint or "") / f"{RANDOM}_{self.args.process_index}"
         if checkpoint is not None and path.with_suffix(".json").exists():
-            self.restore_process_state(load_tree(path))
+            restore_random_state(load_tree(path))

@@ -122,12 +122,12 @@ class StreamingTrainer(RunTrainer):
             return super().get_train_dataloader()  # type: ignore[no-any-return]  # untyped base
         return DataLoader(self.stream, batch_size=self.args.train_batch_size, collate_fn=self.data_collator)
 
-    def process_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().process_state()
+    def stage_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().stage_state()
         return {**state, "stream": self.stream.state_after(self._consumed())} if self.stream else state
 
-    def restore_process_state(self, state: dict[str, Any]) -> None:
-        super().restore_process_state(state)
+    def restore_stage_state(self, state: dict[str, Any]) -> None:
+        super().restore_stage_state(state)
         if self.stream is not None and "stream" in state:
             self.stream.restore(state["stream"])
 
