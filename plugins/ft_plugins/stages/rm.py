@@ -7,11 +7,10 @@ Ouyang et al. 2022 (arXiv:2203.02155). The score of an answer is taken at its la
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ft_hookspecs import Problem, hookimpl
-from ft_plugins.adapters import _earlier
+from ft_plugins.stages._heads import own_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 ft_api_version = 1
 
 PREDICTIONS: Final = "generated_predictions.jsonl"
-VALUE_HEAD: Final = "value_head.safetensors"
 
 
 @hookimpl
@@ -61,13 +59,10 @@ def take_up_head(run: Run) -> None:
     from ft.training import load_value_head
 
     assert run.model is not None
-    assert run.model_files is not None
-    adapters = [_earlier.folder_of(name, run.plan) for name in _earlier.names(run.plan)]
-    for folder in (*adapters[-1:], Path(run.model_files.path)):
-        if (folder / VALUE_HEAD).is_file():
-            load_value_head(run.model, folder)
-            run.decide(f"the value head is that of {folder}")
-            return
+    for folder in own_heads(run):
+        load_value_head(run.model, folder)
+        run.decide(f"the value head is that of {folder}")
+        return
     run.decide("the value head is new: what this run starts from has none")
 
 

@@ -54,7 +54,7 @@ def second_adapter(run: Run, options: RewardOptions) -> Judge:
     from ft_plugins.stages._rewards.swap import SecondAdapter
 
     policy: Any = run.model
-    folder = _earlier.folder_of(options.reward_model or "", run.plan, "reward_model")
+    folder = head_folder(run, options)
     check_base(run, folder)
     second = SecondAdapter(policy, folder)
     with second.in_place() as model:
@@ -90,8 +90,10 @@ def other_model(run: Run, options: RewardOptions) -> Judge:
 
 
 def head_folder(run: Run, options: RewardOptions) -> Path:
-    """Where the value head lies: with the last adapter, else with the model."""
+    """Where the value head lies: with the (last) adapter, else with the model."""
     name = options.reward_model or ""
+    if options.reward_model_type == "lora":
+        return _earlier.folder_of(name, run.plan, "reward_model")
     if options.reward_model_adapters:
         return _earlier.folder_of(
             options.reward_model_adapters.split(",")[-1].strip(), run.plan, "reward_model_adapters"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ft.training import attach_value_head, load_value_head
 from ft.training.values import FILE, NAME
+from ft_plugins.stages._heads import own_heads
+from ft_plugins.stages._rewards import RewardOptions
+from ft_plugins.stages._rewards.models import head_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ft.training import ValueHead
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Run
 
 
 def begin_value_head(run: Run) -> ValueHead:
@@ -27,26 +30,26 @@ def begin_value_head(run: Run) -> ValueHead:
     assert run.model is not None
     head = attach_value_head(run.model)
     nn.init.zeros_(head.summary.weight)
-    for folder in earlier_heads(run.plan):
-        if _width(folder) == head.summary.in_features:
+    for folder in earlier_heads(run):
+        if _fits(folder, head):
             run.decide(f"the value head begins as that of {folder}")
             return load_value_head(run.model, folder)
     run.decide("the value head begins at zero: there is none of this width to begin from")
     return head
 
 
-def earlier_heads(plan: Plan) -> Iterator[Path]:
-    """The folders of the policy's last adapter and of the reward model, if they hold a value head."""
-    names = [plan.get("adapter_name_or_path")]
-    if plan.get("reward_model_type") != "api":
-        names.append(plan.get("reward_model_adapters") or plan.get("reward_model"))
-    for name in filter(None, names):
-        folder = Path(name.split(",")[-1].strip()).expanduser()
-        if (folder / FILE).is_file():
-            yield folder
+def earlier_heads(run: Run) -> Iterator[Path]:
+    """The folders that hold a value head to begin from: the policy's own, then the reward model's."""
+    yield from own_heads(run)
+    options = run.plan.of(RewardOptions)
+    if options.reward_model is not None and options.reward_model_type != "api":
+        yield head_folder(run, options)
 
 
-def _width(folder: Path) -> int:
-    with safe_open(folder / FILE, framework="pt") as file:
-        shape: list[int] = file.get_slice(f"{NAME}.summary.weight").get_shape()
-    return shape[-1]
+def _fits(folder: Path, head: ValueHead) -> bool:
+    """Whether the head of a folder is as wide; also for a damaged one, of which loading says what is wrong."""
+    try:
+        with safe_open(folder / FILE, framework="pt") as file:
+            return bool(file.get_slice(f"{NAME}.summary.weight").get_shape()[-1] == head.summary.in_features)
+    except SafetensorError:
+        return True
