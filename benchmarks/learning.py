@@ -8,6 +8,7 @@ python benchmarks/learning.py --write    # docs/learning.md again, from the resu
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -44,6 +45,18 @@ def at_least(name: str, bound: float) -> Claim:
     return f"`{name}` is at least {bound:g}", lambda figures: figures[name] >= bound
 
 
+def at_most(name: str, bound: float) -> Claim:
+    return f"`{name}` is at most {bound:g}", lambda figures: figures[name] <= bound
+
+
+def rises_beyond_chance(name: str) -> Claim:
+    def holds(figures: Figures) -> bool:
+        errors = (figures[f"{name}_std_error_before"], figures[f"{name}_std_error"])
+        return bool(figures[name] - figures[f"{name}_before"] > 2 * math.hypot(*errors))
+
+    return f"`{name}` rises by more than two standard errors", holds
+
+
 @dataclass(frozen=True)
 class Example:
     """A run as a user types it, the metrics to show, and what must hold of them."""
@@ -61,6 +74,7 @@ def preference(loss: str, *more: str) -> Example:
 
 
 PREFERENCE = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "answer_words", "answer_hedges")
+GROUPS = ("eval_reward", "answer_words", "answer_hedges")
 PREFERRED = (
     rises("eval_rewards/margins"),
     at_least("eval_rewards/accuracies", 0.85),
@@ -93,9 +107,11 @@ EXAMPLES: dict[str, Example] = {
     ),
     "ppo": Example(
         ("examples/stages/ppo.yaml",),
-        ("eval_reward", "eval_kl", "eval_response_length", "answer_words", "answer_hedges"),
-        (rises("eval_reward"),),
+        ("eval_reward", "eval_reward_std_error", "eval_kl", "eval_response_length", "answer_words", "answer_hedges"),
+        (rises_beyond_chance("eval_reward"), at_most("eval_kl", 6)),
     ),
+    "grpo": Example(("examples/stages/grpo.yaml",), GROUPS, (rises("eval_reward"),)),
+    "rloo": Example(("examples/stages/rloo.yaml",), GROUPS, (rises("eval_reward"),)),
 }
 
 
@@ -155,7 +171,13 @@ def claims_of(name: str) -> list[tuple[str, bool]]:
 
 def page() -> str:
     """The page of all results."""
-    return "\n".join([HEAD, *(section(name, result) for name, result in results().items())])
+    return "\n".join([HEAD, *(section(name, result) for name, result in results().items()), *not_run()])
+
+
+def not_run() -> list[str]:
+    """The examples that have no result, said as such."""
+    commands = [f"$ ft run {' '.join(each.words)}" for name, each in EXAMPLES.items() if name not in results()]
+    return ["## Not run yet", "", "```console", *commands, "```", ""] if commands else []
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:

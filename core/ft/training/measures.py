@@ -5,7 +5,7 @@ An item is what a loss is averaged over: a label, a pair, a sample. Shapes: E ex
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -54,9 +54,11 @@ class MeasuringTrainer(StreamingTrainer):
 
     Attributes:
         averages: what :meth:`loss` notes; logged, as means over all processes, with each row of training.
+        with_error: the measures, of one item an example, whose standard error is reported too.
     """
 
     engine: Engine
+    with_error: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.averages = Averages()
@@ -90,8 +92,15 @@ class MeasuringTrainer(StreamingTrainer):
         return None, torch.stack([each.float() for each in sums], 1), torch.stack([each.float() for each in items], 1)
 
     def _means(self, prediction: EvalPrediction) -> dict[str, float]:
-        totals = zip(self._measured, prediction.predictions.sum(0), prediction.label_ids.sum(0), strict=True)
-        return {name: float(total / items) for name, total, items in totals if items}
+        sums, counts = (each.sum(0, dtype="float64") for each in (prediction.predictions, prediction.label_ids))
+        totals = zip(self._measured, sums, counts, strict=True)
+        means = {name: float(total / items) for name, total, items in totals if items}
+        return means | {f"{name}_std_error": self._error(prediction, name) for name in self.with_error & means.keys()}
+
+    def _error(self, prediction: EvalPrediction, name: str) -> float:
+        """The standard error of a mean over examples; 0 for a single one."""
+        values = prediction.predictions[:, self._measured.index(name)].astype("float64")
+        return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def evaluate_measures(run: Run, trainer: Trainer, when: str) -> dict[str, float]:

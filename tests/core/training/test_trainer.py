@@ -252,3 +252,18 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for name, value in one_weights.items():
         torch.testing.assert_close(two_weights[name.removeprefix("module.")], value, rtol=1e-4, atol=1e-5)
     assert latest_checkpoint(tmp_path / "2") == tmp_path / "2" / "checkpoint-2"
+
+
+def test_a_mean_with_its_standard_error(arguments: Any, build: Any, features: Any) -> None:
+    class WithError(PackedTrainer):
+        with_error = frozenset({"length"})
+
+        def measure(self, model: Any, batch: Any) -> Any:
+            lengths = batch["cu_seqlens"].diff().float()
+            return {"length": (lengths, torch.ones_like(lengths))}
+
+    trainer = WithError(build(), arguments(per_device_eval_batch_size=3), eval_dataset=features)
+    lengths = torch.tensor([len(feature["input_ids"]) for feature in features]).double()
+    measured = trainer.evaluate()
+    assert measured["eval_length"] == pytest.approx(lengths.mean().item())
+    assert measured["eval_length_std_error"] == pytest.approx((lengths.std() / len(lengths) ** 0.5).item())

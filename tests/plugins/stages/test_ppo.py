@@ -13,9 +13,10 @@ from transformers import TrainerCallback, TrainingArguments
 
 from ft.testing import tiny_model, tiny_tokenizer
 from ft.training import Reference, attach_value_head, pad
+from ft_plugins.stages._rollouts import greedy
 from ft_plugins.stages._trainers.ppo import COLUMNS, PpoTrainer
 from ft_plugins.stages._trainers.rollout import Experience
-from ft_plugins.stages.ppo import PpoOptions, greedy
+from ft_plugins.stages.ppo import PpoOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,7 +261,7 @@ def test_evaluation_is_repeatable_and_leaves_no_trace(build: Build) -> None:
     assert {k: v for k, v in first.items() if not k.endswith(timing)} == {
         k: v for k, v in second.items() if not k.endswith(timing)
     }
-    assert {"eval_reward", "eval_kl", "eval_response_length"} <= first.keys()
+    assert {"eval_reward", "eval_reward_std_error", "eval_kl", "eval_response_length"} <= first.keys()
 
 
 # ---- resuming

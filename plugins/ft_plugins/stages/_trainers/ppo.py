@@ -78,6 +78,8 @@ class PpoTrainer(PackedTrainer):
         args, kwargs: as for :class:`PackedTrainer`.
     """
 
+    with_error = frozenset({"reward"})
+
     def __init__(
         self,
         *args: Any,
