@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ft.config.complaints import ALONE
 from ft.data.checks import data_problems
 from ft.schedules import schedule_problems
 from ft_hookspecs import Problem
@@ -24,6 +25,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             remedy="set one of them to true",
             keys=("do_train",),
         )
+    yield from _several(plan)
     if plan.get("do_predict") and not manager.implementers("ft_predict"):
         yield Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",))
     if "reward_model" in plan.values and not (plan.get("reward_model") or manager.implementers("ft_reward")):
@@ -45,6 +47,19 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             keys=("early_stopping_steps",),
         )
     yield from schedule_problems(plan)
+
+
+def _several(plan: Plan) -> Iterator[Problem]:
+    """A second stage or adapter would have its keys accepted, and would not act."""
+    for kind, key in ALONE.items():
+        names = [info.name for info in plan.plugins if info.kind == kind]
+        if len(names) > 1:
+            yield Problem(
+                f"{' and '.join(names)} cannot be the {key} both",
+                why=f"a run has one plugin of kind {kind}",
+                remedy=f"keep one: {key}: {names[0]}",
+                keys=(key, "plugins"),
+            )
 
 
 def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:

@@ -166,6 +166,11 @@ def test_evaluating_alone_takes_nothing_of_the_run_before(
     assert [row["event"] for row in rows_of(out)].count("final") == 2
 
 
+def test_a_second_stage_is_refused(arguments: Callable[..., list[str]]) -> None:
+    with pytest.raises(Problems, match="sft and dpo cannot be the stage both"):
+        make_plan(None, arguments(), plugins=("stages:dpo",))
+
+
 def test_without_data_to_train_on_evaluation_needs_no_do_train(arguments: Callable[..., list[str]], data: Path) -> None:
     words = [word for word in arguments(eval_dataset=data) if not word.startswith("dataset=")]
     assert make_plan(None, [*words, "do_eval=true"])[0].get("do_train") is False

@@ -24,6 +24,9 @@ _LONGEST_SHOWN: Final = 80
 _OWN_WORDS: Final = ("value_error", "assertion_error")
 """Errors that a model's own validator worded."""
 
+ALONE: Final = {"stages": "stage", "adapters": "finetuning_type"}
+"""The kinds of which a run has one plugin, and the keys that name it."""
+
 
 def claimed_twice(key: str, first: str, second: str) -> ConfigError:
     return ConfigError(
@@ -35,10 +38,12 @@ def claimed_twice(key: str, first: str, second: str) -> ConfigError:
 
 
 def unselected(key: str, source: Source, owner: str) -> ConfigError:
+    kind, _, name = owner.split(", ")[0].partition(":")
+    way = f"set {ALONE[kind]}: {name}" if kind in ALONE else f"select it, by its own key or with --plugin {kind}:{name}"
     return ConfigError(
         f"'{key}' is an option of the plugin {owner}, which this run does not select",
         where=str(source),
-        remedy=f"select it, by its own key or with --plugin {owner.split(', ')[0]}, or take '{key}' out",
+        remedy=f"{way}, or take '{key}' out",
     )
 
 

@@ -163,14 +163,15 @@ def test_rules_between_keys_name_the_places_of_both() -> None:
 
 
 def test_an_unselected_plugin_is_named_with_how_to_select_it() -> None:
-    owners = {"lora_rank": "adapters:lora", "pref_beta": "stages:dpo, stages:kto"}
+    owners = {"comet_project": "loggers:comet", "lora_rank": "adapters:lora", "pref_beta": "stages:dpo, stages:kto"}
     with pytest.raises(Problems) as caught:
-        everything("model_name_or_path=m", "lora_rank=16", "pref_beta=0.2", owner_of=owners.get)
-    first, second = caught.value.problems
-    assert "adapters:lora" in first.what
-    assert "--plugin adapters:lora" in first.remedy
-    assert "stages:dpo, stages:kto" in second.what
-    assert "--plugin stages:dpo," in second.remedy
+        everything("model_name_or_path=m", "comet_project=x", "lora_rank=16", "pref_beta=0.2", owner_of=owners.get)
+    first, second, third = caught.value.problems
+    assert "loggers:comet" in first.what
+    assert "--plugin loggers:comet," in first.remedy
+    assert "set finetuning_type: lora," in second.remedy
+    assert "stages:dpo, stages:kto" in third.what
+    assert "set stage: dpo," in third.remedy
 
 
 def test_a_key_claimed_twice_names_both_claimants() -> None:
