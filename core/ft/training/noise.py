@@ -50,7 +50,7 @@ def _scale(batch: PackedBatch, embedded: Tensor) -> Tensor:
     """
     runs = batch["cu_seqlens"].diff()
     lengths = batch.get("cu_keys", batch["cu_seqlens"]).diff()
-    scale = (lengths * embedded.shape[-1]).to(embedded.dtype).rsqrt()
+    scale = (lengths * embedded.shape[-1]).float().rsqrt().to(embedded.dtype)  # L · d is beyond float16
     if len(embedded) == len(lengths):
         return scale[:, None, None]
     return scale.repeat_interleave(runs, output_size=embedded.shape[1])[None, :, None]

@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 ft_api_version = 1
 
-POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-"""How a rollout draws unless the keys are set: PPO compares the probabilities that its answers were drawn from."""
-
 UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "num_beams": ((1,), "beams are no draws from the policy"),
     "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
     "train_sampling_strategy": ((None, "random", "sequential"), "an answer has no length before it is written"),
     "auto_find_batch_size": ((False, None), "the answers of a rollout are counted in batches"),
+    "fsdp": ((None, False, "", []), "answers are written by the whole model, on each process at its own pace"),
     "streaming": ((False, None), "prompts are shuffled and taken up again by their number"),
 }
 """Keys that this stage cannot heed: the values that it can, and why no other."""
@@ -73,6 +71,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 @hookimpl
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import reference_for
+    from ft_plugins.stages._rollouts import greedy, rollout_settings
     from ft_plugins.stages._trainers.critic import begin_value_head
     from ft_plugins.stages._trainers.ppo import PpoTrainer
 
@@ -106,18 +105,3 @@ def generation(run: Run) -> dict[str, Any]:
     settings = generation_settings(run.plan)
     room = answer_room(run.plan, run.plan.of(DataOptions).cutoff_len)
     return settings if run.plan.get("max_length") else {**settings, "max_new_tokens": room}
-
-
-def rollout_settings(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Generation settings of a rollout: draws from the policy itself wherever nothing else was asked for."""
-    if not settings["do_sample"]:
-        run.decide("rollouts take the likeliest tokens (do_sample: false): the policy explores nothing")
-        return dict(settings)
-    chosen = {**settings, **{key: value for key, value in POLICY_ITSELF.items() if not run.plan.is_set(key)}}
-    run.decide("rollouts draw with " + ", ".join(f"{key} {chosen[key]:g}" for key in POLICY_ITSELF))
-    return chosen
-
-
-def greedy(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings, but the likeliest token each time."""
-    return {key: value for key, value in settings.items() if key not in POLICY_ITSELF} | {"do_sample": False}

@@ -204,8 +204,10 @@ def test_prompts_that_fill_no_batch_are_said(finish: Callable[..., Run]) -> None
 
 
 def test_a_reward_that_is_no_number_is_not_passed_over() -> None:
+    from ft_plugins.stages._rewards import Reward
     from ft_plugins.stages._trainers.group import rewarding
 
-    rewards = rewarding(lambda prompts, answers: torch.tensor([0.5, float("nan")]))
-    with pytest.raises(TrainingError, match="the reward of an answer is nan"):
+    rewards = rewarding(Reward((lambda prompts, answers: [0.5, float("nan")],)))
+    with pytest.raises(TrainingError, match="the reward of an answer is nan") as caught:
         rewards(prompts=["Why?", "Why?"], completions=["So.", "No."], trainer_state=None)
+    assert "No." in str(caught.value.where)

@@ -114,6 +114,7 @@ def test_a_value_head_of_another_width_is_left_alone(carry_out: Callable[..., Ru
     [
         ({"plugins": None}, "nothing gives a reward"),
         ({"num_beams": 2}, "num_beams: 2 cannot be had with ppo"),
+        ({"fsdp": "full_shard"}, "fsdp: full_shard cannot be had with ppo"),
         ({"streaming": "true"}, "streaming: True cannot be had with ppo"),
         ({"auto_find_batch_size": "true"}, "auto_find_batch_size: True cannot be had with ppo"),
         ({"train_sampling_strategy": "group_by_length"}, "group_by_length cannot be had with ppo"),

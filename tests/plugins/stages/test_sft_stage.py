@@ -212,6 +212,15 @@ def test_noise_is_scaled_by_each_samples_own_length(packed: bool) -> None:
     assert torch.equal(seen[1], plain)  # evaluation adds none
 
 
+def test_noise_in_float16_reaches_samples_whose_numbers_it_cannot_count() -> None:
+    model = tiny_model().half().train()
+    ids = [5] * 1100  # times 64 is beyond 65504
+    batch = pack([{"input_ids": ids, "labels": ids}])
+    plain = model.model.embed_tokens(batch["input_ids"])
+    with noisy_embeddings(model, batch, 5.0):
+        assert not torch.equal(model.model.embed_tokens(batch["input_ids"]), plain)
+
+
 @pytest.mark.parametrize("attention", ["packed", "padded"])
 def test_noise_acts_in_training_alone(words: Words, tmp_path: Path, attention: str) -> None:
     keys = {"eval_dataset": tmp_path / "stones.json", "eval_on_start": True, "max_steps": 2, "attention": attention}

@@ -6,10 +6,11 @@ calls what :func:`reward_for` returns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ft.errors import PluginError
+from ft.errors import PluginError, TrainingError
 from ft_plugins.stages._rewards.checks import reward_problems
 from ft_plugins.stages._rewards.options import RewardOptions
 
@@ -39,13 +40,17 @@ class Reward:
             answers: texts without special tokens; a reward model reads them with the end of turn of the template.
 
         Raises:
-            TrainingError: a reward server is at fault.
+            TrainingError: a reward server is at fault, or a reward is no finite number.
             PluginError: a plugin is at fault; names it.
         """
         import torch
 
         given = [torch.tensor(source(prompts, answers), dtype=torch.float32) for source in self.sources]
-        return torch.stack(given).sum(0)
+        rewards = torch.stack(given).sum(0)
+        for value, answer in zip(rewards.tolist(), answers, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(f"the reward of an answer is {value}", where=repr(answer[:80]))
+        return rewards
 
 
 def reward_for(run: Run) -> Reward:
