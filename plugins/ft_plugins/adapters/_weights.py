@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ft.options import ModelOptions
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import torch
     from torch import nn
+    from transformers import PreTrainedModel
 
     from ft_hookspecs import Plan
+
+ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def training_dtype(plan: Plan) -> torch.dtype:
@@ -105,3 +109,14 @@ def plain_config(model: Any) -> Iterator[None]:
     finally:
         if kept is not None:
             config.use_cache = kept
+
+
+def save_whole(model: PreTrainedModel, folder: Path) -> None:
+    """The whole model as safetensors, in the dtype it trained in; tied weights once.
+
+    An adapter that an overwritten run left in the folder goes: transformers would put it on top of these weights.
+    """
+    with plain_config(model):
+        model.save_pretrained(folder)
+    for name in ADAPTER_FILES:
+        (folder / name).unlink(missing_ok=True)

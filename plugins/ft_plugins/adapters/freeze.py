@@ -14,7 +14,7 @@ from ft.errors import ConfigError
 from ft.modeling import trainable_report
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _targets
-from ft_plugins.adapters._weights import cast_trainable, plain_config, run_in, whole_weights_problems
+from ft_plugins.adapters._weights import cast_trainable, run_in, save_whole, whole_weights_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -167,6 +167,5 @@ def outermost(names: Iterable[str]) -> list[str]:
 @hookimpl
 def ft_save_model(model: PreTrainedModel, folder: Path) -> bool:
     """The whole model as safetensors, each weight in the format it has."""
-    with plain_config(model):
-        model.save_pretrained(folder)
+    save_whole(model, folder)
     return True

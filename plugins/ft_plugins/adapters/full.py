@@ -8,7 +8,7 @@ from ft.errors import ConfigError
 from ft.modeling import trainable_report
 from ft.options import ModelOptions
 from ft_hookspecs import Change, Problem, hookimpl
-from ft_plugins.adapters._weights import cast_trainable, plain_config, training_dtype, whole_weights_problems
+from ft_plugins.adapters._weights import cast_trainable, save_whole, training_dtype, whole_weights_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,6 +65,5 @@ def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
 @hookimpl
 def ft_save_model(model: PreTrainedModel, folder: Path) -> bool:
     """The whole model as safetensors, in the dtype it trained in; tied weights once."""
-    with plain_config(model):
-        model.save_pretrained(folder)
+    save_whole(model, folder)
     return True

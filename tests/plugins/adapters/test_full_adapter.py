@@ -31,6 +31,16 @@ def test_transformers_alone_loads_what_was_saved(tied, run_of, load, learn, logi
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
 
 
+def test_an_adapter_left_by_an_overwritten_run_is_not_put_on_top(run_of, load, logits, logits_elsewhere, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    left = get_peft_model(load(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    left.save_pretrained(tmp_path / "out")
+    model = full.ft_adapt_model(run_of(), load()).model
+    assert full.ft_save_model(model, tmp_path / "out")
+    torch.testing.assert_close(logits_elsewhere(tmp_path / "out"), logits(model), rtol=0, atol=1e-6)
+
+
 def test_every_parameter_trains_and_every_module_is_named(run_of, load):
     model = load()
     model.requires_grad_(False)
