@@ -6,6 +6,7 @@ SFT model. Only what trains is kept a second time and put in its place while the
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -226,7 +227,7 @@ def _read(path: Path, run: Run) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, found: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may write the same
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(found, temporary, metadata={"blake3": _digest(found)})
