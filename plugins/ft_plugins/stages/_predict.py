@@ -57,7 +57,8 @@ def _prompts(run: Run, name: str, examples: Iterable[Example]) -> Dataset:
     from ft.data import SPLIT, prepare_prompts
 
     run.stash[SPLIT] = f"{name} prompts"
-    counts = run.counts[run.stash[SPLIT]] = DataCounts()
+    asked = run.counts[name].examples
+    counts = run.counts[run.stash[SPLIT]] = DataCounts(asked, asked)
     prompts = prepare_prompts(run, examples, counts)
     run.tell(f"data: {name} prompts: {counts}")
     return prompts

@@ -294,6 +294,7 @@ def test_predictions_stand_in_order_beside_their_labels(words: Words, tmp_path: 
     names = {"bleu-4", "rouge-1", "rouge-2", "rouge-l", "runtime", "samples_per_second"}
     assert {f"predict_{name}" for name in names} <= run.metrics.keys()
     assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert run.counts["eval prompts"].examples == len(ROWS)
 
 
 def test_a_model_that_learned_predicts_better(words: Words, tmp_path: Path) -> None:
