@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ft import surgery
 from ft.errors import DataError, PluginError, Stopped
 from ft.record import Journal
+from ft.resuming import changes_since
 from ft_hookspecs import OtherModel, Run
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def open_record(run: Run, journal: Journal) -> None:
 
     checkpoint = checkpoint_to_resume(run.plan, run.decide)
     run.resumed_from = str(checkpoint) if checkpoint else None
+    for line in changes_since(run.plan) if checkpoint else ():
+        run.decide(line)
     journal.take_over()
     journal.write("training")
 

@@ -16,6 +16,7 @@ from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, Plugi
 from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selectors, select
 from ft.record import check_output_dir
+from ft.resuming import check_resumed
 from ft.training.precision import precision_problems
 from ft_hookspecs import Plan, PluginOptions, Problem, Selection
 
@@ -164,6 +165,7 @@ def check(plan: Plan, manager: PluginManager) -> None:
     problems: list[FtError] = []
     try:
         check_output_dir(plan)
+        check_resumed(plan)
     except FtError as error:
         problems.append(error)
     found: list[Problem] = [*precision_problems(plan), *combination_problems(plan, manager)]

@@ -361,3 +361,29 @@ def test_every_problem_is_reported_at_once(arguments: Callable[..., list[str]]) 
     text = str(caught.value)
     assert all(part in text for part in ("lora_rnak", "lora_rank", "learning_rate", "cosin", "cosine"))
     assert all(isinstance(problem, ConfigError) for problem in caught.value.problems)
+
+
+def test_a_finished_run_that_is_resumed_trains_no_further_step(arguments: Callable[..., list[str]]) -> None:
+    execute(arguments(max_steps=3, save_steps=3))
+    run = execute(arguments(max_steps=3, save_steps=3, resume_from_checkpoint="true"))
+    assert run.trainer is not None
+    assert run.trainer.state.global_step == 3
+    assert [path.name for path in run.output_dir.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_what_is_different_in_a_resumed_run_is_said(arguments: Callable[..., list[str]]) -> None:
+    execute(arguments(max_steps=2, save_steps=1))
+    run = execute(arguments(max_steps=3, save_steps=2, weight_decay=0.5, resume_from_checkpoint="true"))
+    said = [line for line in run.decisions if line.startswith("resumed with another")]
+    assert said == [
+        "resumed with another max_steps: 3, before 2",
+        "resumed with another weight_decay: 0.5, before 0.0",
+    ]
+
+
+@pytest.mark.parametrize(("key", "value"), [("finetuning_type", "full"), ("stage", "pt")])
+def test_a_run_of_another_kind_is_not_resumed(arguments: Callable[..., list[str]], key: str, value: str) -> None:
+    execute(arguments(max_steps=1, save_steps=1))
+    with pytest.raises(Problems, match=key) as error:
+        execute(arguments(max_steps=2, **{key: value}, resume_from_checkpoint="true"))
+    assert "another output_dir" in str(error.value)

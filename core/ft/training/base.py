@@ -64,6 +64,12 @@ class RunTrainer(SavingTrainer):
             self.stopper.raise_stopped(str(saved))
         return output
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing once all steps are done: transformers would train a finished run that is resumed one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         try:
             return super()._determine_best_metric(metrics, trial)  # type: ignore[no-any-return]  # untyped base

@@ -36,6 +36,8 @@ class Scorer:
         tokenizer: a fast one; adds nothing to the texts.
         attention: as for :class:`ft.training.engine.Engine`.
         decide: told each decision with its reason.
+        tell_cuts: when given, a text longer than the model reads is cut instead of refused, and this is told: what a
+            policy writes can be more tokens to a reward model than it was to the policy.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Scorer:
         tokenizer: PreTrainedTokenizerBase,
         attention: Any = "auto",
         decide: Callable[[str], None] = lambda _: None,
+        tell_cuts: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model
         self.head = head
         self.tokenizer = tokenizer
+        self.tell_cuts = tell_cuts
         self.engine = Engine(model, attention, decide)
 
     def to(self, device: torch.device | str) -> None:
@@ -63,7 +67,10 @@ class Scorer:
             DataError: a text without tokens, or longer than the model can read; names its place.
         """
         encoded = [encoding.ids for encoding in encode_batch(self.tokenizer, texts)] if texts else []
-        self._check(encoded, places)
+        longest = getattr(self.engine.base.config, "max_position_embeddings", None) or max(map(len, encoded), default=1)
+        if self.tell_cuts is not None:
+            encoded = [self._cut(ids, longest) for ids in encoded]
+        check_lengths(encoded, longest, places)
         scores = torch.empty(len(encoded))
         with evaluating(self.model), evaluating(self.head), torch.no_grad():
             for indices in batches([len(ids) for ids in encoded], TOKENS):
@@ -77,16 +84,28 @@ class Scorer:
         self.engine.check(batch)
         return self.engine.scores(batch, self.head).float().cpu()
 
-    def _check(self, encoded: Sequence[Sequence[int]], places: Sequence[str]) -> None:
-        longest = getattr(self.engine.base.config, "max_position_embeddings", None) or float("inf")
-        for number, ids in enumerate(encoded):
-            if not 0 < len(ids) <= longest:
-                raise DataError(
-                    f"a text to score has {len(ids)} tokens",
-                    where=places[number] if places else f"text {number + 1} of {len(encoded)}",
-                    why=f"the reward model reads texts of 1 to {longest} tokens",
-                    remedy="shorten it",
-                )
+    def _cut(self, ids: list[int], longest: int) -> list[int]:
+        """The beginning of a text, with the last token, at which it is scored."""
+        if len(ids) <= longest or self.tell_cuts is None:
+            return ids
+        self.tell_cuts(f"answers beyond {longest} tokens, the longest text that the reward model reads, are cut for it")
+        return [*ids[: longest - 1], ids[-1]]
+
+
+def check_lengths(encoded: Sequence[Sequence[int]], longest: int, places: Sequence[str]) -> None:
+    """Refuse a text that the model cannot read.
+
+    Raises:
+        DataError: it has no token, or more than ``longest``; names its place.
+    """
+    for number, ids in enumerate(encoded):
+        if not 0 < len(ids) <= longest:
+            raise DataError(
+                f"a text to score has {len(ids)} tokens",
+                where=places[number] if places else f"text {number + 1} of {len(encoded)}",
+                why=f"the reward model reads texts of 1 to {longest} tokens",
+                remedy="shorten it",
+            )
 
 
 def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -58,7 +58,8 @@ def second_adapter(run: Run, options: RewardOptions) -> Judge:
     check_base(run, folder)
     second = SecondAdapter(policy, folder)
     with second.in_place() as model:
-        scorer = Scorer(model, read_value_head(model, folder), run.tokenizer, run.plan.get("attention", "auto"))
+        head, attention = read_value_head(model, folder), run.plan.get("attention", "auto")
+        scorer = Scorer(model, head, run.tokenizer, attention, tell_cuts=run.decide)
 
     def judge(texts: list[str]) -> Sequence[float]:
         with second.in_place():
@@ -77,7 +78,7 @@ def other_model(run: Run, options: RewardOptions) -> Judge:
     policy: Any = run.model
     model, tokenizer = run.load_other(options.reward_model or "", options.reward_model_adapters)
     head = read_value_head(model, head_folder(run, options))
-    scorer = Scorer(model, head, tokenizer, run.plan.get("attention", "auto"))
+    scorer = Scorer(model, head, tokenizer, run.plan.get("attention", "auto"), tell_cuts=run.decide)
     if tokenizer.chat_template != getattr(run.template, "text", tokenizer.chat_template):
         run.decide("the reward model has another chat template; it reads prompts as the policy's template writes them")
 
