@@ -59,6 +59,14 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     for key, (heeded, why) in UNHEEDED.items():
         if plan.get(key, heeded[0]) not in heeded:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with ppo", why, f"take {key} out", (key,))
+    chooses = plan.get("load_best_model_at_end") or plan.get("save_strategy") == "best"
+    if chooses and (plan.get("metric_for_best_model") or "loss") in ("loss", "eval_loss"):
+        yield Problem(
+            "the best model cannot be chosen by its loss",
+            why="an evaluation of ppo measures the reward of answers, and no loss",
+            remedy="set metric_for_best_model: reward and greater_is_better: true",
+            keys=("metric_for_best_model", "load_best_model_at_end", "save_strategy"),
+        )
 
 
 @hookimpl

@@ -121,6 +121,7 @@ def test_a_value_head_of_another_width_is_left_alone(carry_out: Callable[..., Ru
         ({"skip_special_tokens": "false"}, "skip_special_tokens: False cannot be had with ppo"),
         ({"packing": "true"}, "packing"),
         ({"predict_with_generate": "true"}, "predict_with_generate"),
+        ({"load_best_model_at_end": "true"}, "metric_for_best_model: reward"),
         ({"ppo_epochs": 0}, "ppo_epochs"),
         ({"ref_model_adapters": "somewhere"}, "ref_model"),
     ],
