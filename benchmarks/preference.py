@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-LENGTHS = ((160, 70, 40), (100, 50, 90))
+LENGTHS = ((240, 110, 60), (150, 70, 130))
 """Tokens of prompt, chosen and rejected of the pairs of a step. kto takes one answer of each: chosen and rejected in
 turn."""
 
@@ -129,9 +129,15 @@ def ft(setting: Setting, stage: str) -> Outcome:
     """The trainer of the stage; the reference's log-probabilities are computed before the steps, from nothing."""
     from ft.training import Reference, precompute
     from ft_plugins.stages._trainers.dpo import DpoTrainer
-    from ft_plugins.stages._trainers.kto import KtoTrainer
+    from ft_plugins.stages._trainers.kto import KtoTrainer, Mismatched
     from ft_plugins.stages.dpo import DpoOptions
     from ft_plugins.stages.kto import KtoOptions
+
+    class WithTheirs(Mismatched):
+        """The mismatched answers that TRL has, in place of drawn ones."""
+
+        def __getitem__(self, index: int) -> Row:
+            return self.samples[index]
 
     kind, options = (DpoTrainer, DpoOptions()) if stage == "dpo" else (KtoTrainer, KtoOptions())
     own = [as_ours(row) for row in setting.rows]
@@ -148,7 +154,8 @@ def ft(setting: Setting, stage: str) -> Outcome:
         known = precompute(run_in(folder), trainer, trainer.reference, data)["reference"][: len(own)]
         setting.reference.append((time.process_time() - begun) / REPEATS)
         rows = [{**row, "reference": values} for row, values in zip(own, known, strict=True)]
-        trainer.train_dataset = Dataset.from_list(rows)
+        data = Dataset.from_list(rows)
+        trainer.train_dataset = data if stage == "dpo" else WithTheirs(data, seed=0, cutoff_len=0)
         trainer.train()
     return recorder.outcome()
 
