@@ -111,6 +111,7 @@ def trainer_for(policy, folder, options, attention="auto", rows=None):
 
 def step(trainer, micro_batches):
     """Loss and gradients of one optimizer step."""
+    trainer.state.max_steps = 1
     batches, items = trainer.get_batch_samples(iter(map(trainer.collate, micro_batches)), len(micro_batches), "cpu")
     total = 0
     for batch in batches:
