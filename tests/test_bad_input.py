@@ -53,7 +53,8 @@ CASES = {
         ("rows.jsonl:1", "robot"),
         data=({"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]},),
     ),
-    "nobody predicts": Case(2, ("no selected plugin predicts", "config.yaml:6"), keys={"do_predict": True}),
+    "nobody predicts": Case(2, ("no selected plugin predicts",), keys={"do_predict": True, "stage": "pt"}),
+    "predictions of nothing": Case(2, ("do_predict asks for evaluation", "need each other"), keys={"do_predict": True}),
     "nothing to evaluate on": Case(
         2, ("no data to evaluate on", "eval_strategy", "val_size"), keys={"eval_strategy": "epoch"}
     ),
