@@ -183,7 +183,8 @@ def test_the_model_itself_as_reference_is_refused_unless_an_adapter_goes_on(word
 
 
 def test_neutral_values_of_keys_without_effect_are_accepted(words):
-    make_plan(None, words(pref_loss="hinge", dpo_label_smoothing=0.0, simpo_gamma=0.5, pref_bco_weight=0.0))
+    plan, _ = make_plan(None, words(pref_loss="hinge", dpo_label_smoothing=0.0, simpo_gamma=0.5, pref_bco_weight=0.0))
+    assert plan.get("pref_loss") == "hinge"
 
 
 def test_old_names_of_keys_are_understood(words):
