@@ -24,7 +24,7 @@ quickstart: $(VENV)/.user
 	$(BIN)/ft run examples/quickstart.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
