@@ -180,17 +180,23 @@ class ReferenceOptions(PluginOptions):
         default=None, description="Adapters of `ref_model`; several with commas, applied in this order."
     )
     ref_model_quantization_bit: int | None = Field(
-        default=None, description="Quantise `ref_model` to this many bits; no quantizer plugin can do that yet."
+        default=None, ge=1, le=8, description="Quantise `ref_model` to this many bits, by `quantization_method`."
     )
 
     @model_validator(mode="after")
     def _only_of_a_model(self) -> Self:
         if self.ref_model_adapters and not self.ref_model:
             raise ValueError("ref_model_adapters says nothing without ref_model: name the model that they belong to")
-        if self.ref_model_quantization_bit is not None:
+        if self.ref_model_quantization_bit is None:
+            return self
+        if not self.ref_model:
             raise ValueError(
-                "ref_model_quantization_bit: no quantizer plugin can quantise a second model; take it out, and "
-                "ref_model is loaded in the number format of the model that trains"
+                "ref_model_quantization_bit says nothing without ref_model: the reference is the model that trains"
+            )
+        if "," in (self.ref_model_adapters or ""):
+            raise ValueError(
+                "ref_model_quantization_bit with several ref_model_adapters: all but the last would be merged into "
+                "quantised weights and rounded again; merge them into ref_model first"
             )
         return self
 
@@ -227,11 +233,11 @@ class RunOptions(PluginOptions):
         default=None, description="A checkpoint folder to go on from, or true for the last one in `output_dir`."
     )
     do_train: bool = Field(
-        default=True, description="Train. Off by default where `do_eval` or `do_predict` has no `dataset` to train on."
+        default=True, description="Train. Off by default where `do_eval` or `do_predict` is asked for."
     )
     do_eval: bool = Field(
         default=False,
-        description="Evaluate, also without training; what there is to evaluate on is evaluated after training anyway.",
+        description="Evaluate; after training, what there is to evaluate on is evaluated anyway.",
     )
     do_predict: bool = Field(
         default=False, description="Write predictions for the evaluation data; needs a plugin that predicts."

@@ -101,8 +101,8 @@ def compose(
     base = (*CORE, *((selector.options, selector.owner) for selector in selectors))
     choosing = resolve(settings, base, partial=True).values
     if measures_only(choosing):
-        settings = settings.by_default("do_train", False, "default without a data set to train on")
-    wishes = [wish for selector in selectors for wish in selector.select(choosing)]
+        settings = settings.by_default("do_train", False, "default where do_eval or do_predict is asked for")
+    wishes = [wish for selector in selectors for wish in selector.select({**settings.given(), **choosing})]
     wishes += [Selection(name, f"plugins: {name}") for name in choosing.get("plugins") or ()]
     wishes += [Selection(name, f"--plugin {name}") for name in plugins]
     try:
@@ -114,9 +114,14 @@ def compose(
 
 
 def measures_only(values: Mapping[str, Any]) -> bool:
-    """Evaluation or predictions are asked for, and there is nothing to train on: then ``do_train`` need not be said."""
-    asked = values.get("do_eval") or values.get("do_predict")
-    return bool(asked and not values.get("dataset") and not values.get("tokenized_path"))
+    """Evaluation or predictions are asked for: as for transformers, a run then trains only if ``do_train`` says so."""
+    return bool(values.get("do_eval") or values.get("do_predict"))
+
+
+def untrained(values: Mapping[str, Any]) -> Iterable[str]:
+    """Said of data to train on that a run without training does not use."""
+    if values.get("dataset") and not values.get("do_train", True):
+        yield "nothing trains: do_train is off, also where do_eval or do_predict is asked for without it"
 
 
 def with_other_problems(error: FtError, settings: Settings, models: tuple[Owned, ...]) -> FtError:
@@ -151,7 +156,7 @@ def freeze(resolved: Resolved, manager: PluginManager, config_path: Path | None)
         models=resolved.models,
         output_dir=Path(output_dir) if output_dir else None,
         config_path=config_path,
-        notes=resolved.notes,
+        notes=(*resolved.notes, *untrained(resolved.values)),
         secrets=resolved.secrets,
     )
 

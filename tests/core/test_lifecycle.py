@@ -171,12 +171,15 @@ def test_a_second_stage_is_refused(arguments: Callable[..., list[str]]) -> None:
         make_plan(None, arguments(), plugins=("stages:dpo",))
 
 
-def test_without_data_to_train_on_evaluation_needs_no_do_train(arguments: Callable[..., list[str]], data: Path) -> None:
+def test_who_asks_for_evaluation_trains_only_by_do_train(arguments: Callable[..., list[str]], data: Path) -> None:
     words = [word for word in arguments(eval_dataset=data) if not word.startswith("dataset=")]
     assert make_plan(None, [*words, "do_eval=true"])[0].get("do_train") is False
     assert make_plan(None, [*words, "do_eval=true", "do_train=true"])[0].get("do_train") is True
     assert make_plan(None, words)[0].get("do_train") is True
-    assert make_plan(None, arguments(eval_dataset=data, do_eval=True))[0].get("do_train") is True
+    plan, _ = make_plan(None, arguments(eval_dataset=data, do_eval=True))
+    assert plan.get("do_train") is False
+    assert any(note.startswith("nothing trains") for note in plan.notes)
+    assert not any(note.startswith("nothing trains") for note in make_plan(None, arguments())[0].notes)
 
 
 def test_what_a_run_starts_from_is_not_removed(arguments: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def workplace(tmp_path_factory):
         "cache_dir": folder / "cache",
         "max_steps": 3,
         "learning_rate": 1e-3,
+        "do_train": "true",
         "do_predict": "true",
         "use_cpu": "true",
     }

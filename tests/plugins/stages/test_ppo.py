@@ -192,7 +192,7 @@ def test_the_loss_and_its_gradient_are_the_formula(build: Build) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
     for name, parameter in model.named_parameters():
-        assert (found[name] - parameter.grad).norm() <= 1e-4 * parameter.grad.norm(), name
+        assert (found[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
 
 
 # ---- what it does

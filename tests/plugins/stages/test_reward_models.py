@@ -68,6 +68,7 @@ def trained(base, tmp_path_factory):
                 "max_steps": 3,
                 "learning_rate": 1e-3,
                 "dtype": "float32" if tuning == "lora" else "auto",
+                "do_train": "true",
                 "do_predict": "true",
                 "use_cpu": "true",
                 **more,

@@ -208,7 +208,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("tuning", ["lora", "full", "freeze"])
 def test_it_learns_and_leaves_a_reward_model(execute, tmp_path, tuning):
     rate = 1e-2 if tuning == "lora" else 1e-3
-    run = execute(finetuning_type=tuning, learning_rate=rate, do_predict=True)
+    run = execute(finetuning_type=tuning, learning_rate=rate, do_train=True, do_predict=True)
     out = tmp_path / "out"
     train = [row for row in rows_of(out) if row["event"] == "train"]
     assert 0.2 < train[0]["loss"] < 1.2
@@ -265,7 +265,8 @@ def test_the_best_model_is_loaded_with_its_head(execute, tmp_path):
 
 def test_predictions_stand_in_the_order_of_the_data(execute, tmp_path):
     for name, keys in {"plain": {}, "grouped": {"train_sampling_strategy": "group_by_length"}}.items():
-        execute(output_dir=tmp_path / name, do_predict=True, max_steps=2, per_device_eval_batch_size=3, **keys)
+        evaluated = {"do_train": True, "do_predict": True, "per_device_eval_batch_size": 3}
+        execute(output_dir=tmp_path / name, max_steps=2, **evaluated, **keys)
     predicted = json.loads((tmp_path / "plain" / "generated_predictions.jsonl").read_text().splitlines()[5])
     one = execute(adapter_name_or_path=tmp_path / "plain", output_dir=tmp_path / "one", do_train=False, do_predict=True)
     assert one.metrics["predict_loss"] > 0
@@ -274,7 +275,7 @@ def test_predictions_stand_in_the_order_of_the_data(execute, tmp_path):
 
 
 def test_an_overwritten_run_leaves_no_old_head_or_predictions(execute, tmp_path):
-    execute(max_steps=1, do_predict=True)
+    execute(max_steps=1, do_train=True, do_predict=True)
     info = {"chats": {"file_name": "pairs.json", "columns": {"response": "chosen"}}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     execute(stage="sft", dataset="chats", eval_dataset="", max_steps=1, overwrite_output_dir=True)
@@ -285,7 +286,7 @@ def test_an_overwritten_run_leaves_no_old_head_or_predictions(execute, tmp_path)
 
 def test_bad_input(execute, tmp_path):
     with pytest.raises(Problems, match="no pairs to predict"):
-        execute(eval_dataset="", do_predict=True)
+        execute(eval_dataset="", do_train=True, do_predict=True)
     (tmp_path / "pairs.json").write_text(json.dumps([{"instruction": "a?", "output": "b"}]))
     with pytest.raises(DataError):
         execute()

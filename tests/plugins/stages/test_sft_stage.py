@@ -300,7 +300,8 @@ def test_predictions_stand_in_order_beside_their_labels(words: Words, tmp_path: 
 def test_a_model_that_learned_predicts_better(words: Words, tmp_path: Path) -> None:
     data = tmp_path / "stones.json"
     fresh = execute(words(eval_dataset=data, do_train=False, **ASK, output_dir=tmp_path / "fresh"))
-    learned = execute(words(eval_dataset=data, max_steps=40, learning_rate=1e-2, **{**ASK, "max_new_tokens": 24}))
+    keys = {**ASK, "do_train": True, "max_new_tokens": 24, "max_steps": 40, "learning_rate": 1e-2}
+    learned = execute(words(eval_dataset=data, **keys))
     assert learned.metrics["predict_rouge-l"] > fresh.metrics["predict_rouge-l"] + 30
     assert any("red" in row["predict"] for row in predictions(tmp_path / "out"))
 
