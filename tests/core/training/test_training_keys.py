@@ -346,5 +346,5 @@ def test_blocks_of_plain_text(execute: Execute, tmp_path: Path) -> None:
     assert set(lengths["joined"][:-1]) == {64}
     assert len(lengths["apart"]) == len(ROWS)
     assert sum(lengths["apart"]) == sum(lengths["joined"])
-    assert execute(**keys, packing=True).metrics == pytest.approx(joined.metrics, rel=1.0)
+    assert execute(**keys, packing=True).metrics["eval_loss"] == joined.metrics["eval_loss"]
     assert joined.metrics["eval_perplexity"] == pytest.approx(math.exp(joined.metrics["eval_loss"]))
