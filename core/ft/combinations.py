@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ft.config.complaints import ALONE
 from ft.data.checks import data_problems
 from ft.schedules import schedule_problems
+from ft.vocabulary import vocabulary_problems
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             keys=("do_train",),
         )
     yield from _several(plan)
+    yield from _optimizers(manager)
     if plan.get("do_predict") and not manager.implementers("ft_predict"):
         yield Problem("no selected plugin predicts", remedy="take do_predict out", keys=("do_predict",))
     if "reward_model" in plan.values and not (plan.get("reward_model") or manager.implementers("ft_reward")):
@@ -47,6 +49,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             keys=("early_stopping_steps",),
         )
     yield from schedule_problems(plan)
+    yield from vocabulary_problems(plan)
 
 
 def _several(plan: Plan) -> Iterator[Problem]:
@@ -60,6 +63,18 @@ def _several(plan: Plan) -> Iterator[Problem]:
                 remedy=f"keep one: {key}: {names[0]}",
                 keys=(key, "plugins"),
             )
+
+
+def _optimizers(manager: PluginManager) -> Iterator[Problem]:
+    """The first of several would step the weights, and the others would not."""
+    names = [info.name for info in manager.implementers("ft_create_optimizer")]
+    if len(names) > 1:
+        yield Problem(
+            f"{' and '.join(names)} each make the optimizer",
+            why="a run has one",
+            remedy=f"keep one of them, and leave the {'other' if len(names) == 2 else 'others'} out",
+            keys=tuple(f"use_{name}" for name in reversed(names)),
+        )
 
 
 def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:

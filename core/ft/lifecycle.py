@@ -7,22 +7,25 @@ Each phase is a line here and a function below; a hook is called nowhere else. W
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft import surgery
 from ft.errors import DataError, PluginError, Stopped
+from ft.other_models import load_other, rewarder
+from ft.quantization import quantizer
 from ft.record import Journal
 from ft.resuming import changes_since
-from ft_hookspecs import OtherModel, Run
+from ft_hookspecs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from datasets import Dataset
 
     from ft.data import Examples
     from ft.plugins import PluginManager
-    from ft_hookspecs import DataCounts, Plan, PluginInfo
+    from ft_hookspecs import DataCounts, Plan
 
 
 def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda _: None) -> Run:
@@ -47,6 +50,7 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
             tell(note)
         find_model(run, plugins)  # files and tokenizer: no weights yet
         prepare_data(run, plugins)  # rows → messages → token ids; bad data stops the run before weights are loaded
+        estimate_memory(run, plugins)
         load_model(run, plugins)
         change_model(run, plugins)  # quantise → adapt → accelerate: what trains is settled here
         build_trainer(run, plugins)
@@ -68,14 +72,34 @@ def find_model(run: Run, plugins: PluginManager) -> None:
     """``ft_resolve_model`` finds the files; the tokenizer is loaded, and ``ft_template`` gives the chat template."""
     from ft.data import template_for
     from ft.modeling import load_tokenizer
+    from ft.vocabulary import extend_tokenizer
 
     name = run.plan.get("model_name_or_path")
     run.model_files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
     if run.model_files is None:
         raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")
     run.tokenizer = load_tokenizer(run.model_files, run.plan, run.decide)
+    extend_tokenizer(run)
     run.template = template_for(plugins.hook, run.plan, run.tokenizer)
     run.tell(f"model: {run.model_files.description or run.model_files.path}")
+
+
+def estimate_memory(run: Run, plugins: PluginManager) -> None:
+    """``ft_estimate`` corrects what the model's files and the keys say; too much for the device is said, not refused."""
+    from ft.estimate import estimate_or_note, room, warning
+
+    assert run.model_files is not None
+    path = Path(run.model_files.path)
+    columns = getattr(run.train_dataset, "column_names", None) or ()
+    lengths = run.train_dataset["length"] if run.train_dataset is not None and "length" in columns else ()
+    found = estimate_or_note(run.plan, plugins, path if path.exists() else None, lengths)
+    if isinstance(found, str):
+        run.decide(found)
+        return
+    run.estimate = found
+    for line in (*found.notes, warning(found, room(run.plan))):
+        if line:
+            run.decide(line)
 
 
 def prepare_data(run: Run, plugins: PluginManager) -> None:
@@ -115,11 +139,13 @@ def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, c
 def load_model(run: Run, plugins: PluginManager) -> None:
     """``ft_model_load_options`` are merged, and ``ft_load_model`` or transformers loads the weights."""
     from ft.modeling import check_vocabulary, load_model, merge_load_options
+    from ft.vocabulary import fit_embeddings
 
     assert run.model_files is not None
     options = merge_load_options(plugins.each("ft_model_load_options", run=run))
     model = plugins.hook.ft_load_model(run=run, files=run.model_files, options=options)
     run.model = model if model is not None else load_model(run.model_files, options, run.plan, run.decide)
+    fit_embeddings(run)
     check_vocabulary(run.model, run.tokenizer)
 
 
@@ -128,7 +154,10 @@ def change_model(run: Run, plugins: PluginManager) -> None:
     from transformers import set_seed
 
     set_seed(run.plan.get("seed", 42))  # new weights (an adapter's, a head's) are the same for the same seed
-    for hook in ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model"):
+    if quantizer(run.plan):
+        surgery.apply(run, plugins, "ft_quantize_model")
+    surgery.check_quantised(run)
+    for hook in ("ft_adapt_model", "ft_accelerate_model"):
         surgery.apply(run, plugins, hook)
     surgery.check_something_trains(run)
 
@@ -136,8 +165,8 @@ def change_model(run: Run, plugins: PluginManager) -> None:
 def build_trainer(run: Run, plugins: PluginManager) -> None:
     """``ft_callbacks`` are collected; the stage's ``ft_build_trainer`` makes the trainer.
 
-    The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer`` and ``ft_reward`` through
-    ``run.rewarders``.
+    The trainer calls ``ft_create_optimizer`` through ``run.make_optimizer``, which calls ``ft_parameter_groups``
+    through ``run.group_parameters``, and ``ft_reward`` through ``run.rewarders``.
     """
     from transformers import EarlyStoppingCallback
 
@@ -149,39 +178,11 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     rows = RowCallback(run, plugins)
     run.rewarders = {info: rewarder(run, plugins, info) for info in plugins.implementers("ft_reward")}
     run.load_other = partial(load_other, run, plugins)
+    run.group_parameters = lambda model: plugins.hook.ft_parameter_groups(run=run, model=model)
     run.make_optimizer = lambda model: plugins.hook.ft_create_optimizer(run=run, model=model)
     run.trainer = plugins.hook.ft_build_trainer(run=run, callbacks=[rows, *callbacks])
     if run.trainer is None:
         raise PluginError(f"the stage {run.plan.get('stage')!r} builds no trainer", remedy="implement ft_build_trainer")
-
-
-def rewarder(run: Run, plugins: PluginManager, info: PluginInfo) -> Callable[[list[str], list[str]], Sequence[float]]:
-    """One plugin's ``ft_reward`` as a function of prompts and answers."""
-    return lambda prompts, answers: plugins.call(info, "ft_reward", run=run, prompts=prompts, answers=answers)
-
-
-def load_other(run: Run, plugins: PluginManager, name: str, adapters: str | None = None) -> OtherModel:
-    """Another model than the one that trains, by the same plugins and in its number format: ``run.load_other``.
-
-    Raises:
-        DataError: no plugin finds it or its adapters, or they do not fit.
-    """
-    from ft.modeling import check_vocabulary, load_model, load_tokenizer
-    from ft.training.capability import base_dtype
-
-    assert run.model is not None
-    names = [each.strip() for each in (adapters or "").split(",") if each.strip()]
-    files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
-    if files is None:
-        raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")
-    options = {"dtype": base_dtype(run.model)}
-    model = plugins.hook.ft_load_model(run=run, files=files, options=options)
-    model = model if model is not None else load_model(files, options, run.plan)
-    tokenizer = load_tokenizer(files, run.plan)
-    check_vocabulary(model, tokenizer)
-    if names and (model := plugins.hook.ft_add_adapters(plan=run.plan, model=model, names=names)) is None:
-        raise PluginError(f"no plugin adds the adapters {adapters!r}", remedy="select the model plugin `local`")
-    return OtherModel(model.requires_grad_(False).eval(), tokenizer)
 
 
 def open_record(run: Run, journal: Journal) -> None:

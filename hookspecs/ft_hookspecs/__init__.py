@@ -8,6 +8,7 @@ A plugin is a module (or any object) with functions marked ``@hookimpl`` whose n
 
 from ft_hookspecs.data import DatasetSource, Example, FormatReader, Message, Role, Row, Template, ToolSpec
 from ft_hookspecs.markers import API_VERSION, PROJECT_NAME, hookimpl, hookspec
+from ft_hookspecs.memory import Checkpointing, Estimate, ModelShape
 from ft_hookspecs.options import PluginOptions
 from ft_hookspecs.plan import KINDS, Plan, PluginInfo, Problem, Selection, Source
 from ft_hookspecs.run import Change, DataCounts, ModelFiles, OtherModel, Run, Stash, StashKey
@@ -17,12 +18,15 @@ __all__ = [
     "KINDS",
     "PROJECT_NAME",
     "Change",
+    "Checkpointing",
     "DataCounts",
     "DatasetSource",
+    "Estimate",
     "Example",
     "FormatReader",
     "Message",
     "ModelFiles",
+    "ModelShape",
     "OtherModel",
     "Plan",
     "PluginInfo",

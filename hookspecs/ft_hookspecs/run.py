@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from ft_hookspecs.data import Template
+    from ft_hookspecs.memory import Estimate
     from ft_hookspecs.plan import Plan, PluginInfo
 
 T = TypeVar("T")
@@ -132,7 +133,11 @@ def _no_optimizer(model: nn.Module) -> None:
     """Leaves the optimizer to ``optim``."""
 
 
-def _no_other_model(*_: str | None) -> OtherModel:
+def _usual_groups(model: nn.Module) -> None:
+    """Leaves the parameters in their usual two groups."""
+
+
+def _no_other_model(*_: str | int | None) -> OtherModel:
     """Before the model that trains is there, no other can be loaded like it."""
     raise RuntimeError("run.load_other can be called from ft_build_trainer on")
 
@@ -142,9 +147,12 @@ class Run:
     """A run as it unfolds: the frozen plan, and what the phases have produced so far.
 
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
-    shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training;
-    ``load_other`` loads another model, given its name and those of its adapters (with commas, or ``None``), in the
+    shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training,
+    and ``group_parameters`` calls ``ft_parameter_groups`` (``ft.training.parameter_groups`` checks what it says);
+    ``load_other`` loads another model, given its name, those of its adapters (with commas, or ``None``) and the bits that
+    the run's quantizer is to leave it (``None``: all), in the
     number format of the one that trains, from ``ft_build_trainer`` on;
+    ``estimate`` is the memory that the run is expected to take, ``None`` where that cannot be known;
     ``rewarders`` are the plugins that implement ``ft_reward``, each with a function of prompts and answers.
     """
 
@@ -154,13 +162,15 @@ class Run:
     model_files: ModelFiles | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     template: Template | None = None
+    estimate: Estimate | None = None
     train_dataset: Dataset | None = None
     eval_datasets: dict[str, Dataset] = field(default_factory=dict)
     counts: dict[str, DataCounts] = field(default_factory=dict)
     model: PreTrainedModel | nn.Module | None = None
     changes: list[tuple[PluginInfo, Change]] = field(default_factory=list)
     make_optimizer: Callable[[nn.Module], Optimizer | None] = _no_optimizer
-    load_other: Callable[[str, str | None], OtherModel] = _no_other_model
+    group_parameters: Callable[[nn.Module], list[dict[str, Any]] | None] = _usual_groups
+    load_other: Callable[[str, str | None, int | None], OtherModel] = _no_other_model
     rewarders: dict[PluginInfo, Callable[[list[str], list[str]], Sequence[float]]] = field(default_factory=dict)
     trainer: Trainer | None = None
     decisions: list[str] = field(default_factory=list)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
     from ft_hookspecs.data import DatasetSource, Example, FormatReader, Row, Template
+    from ft_hookspecs.memory import Estimate
     from ft_hookspecs.options import PluginOptions
     from ft_hookspecs.plan import Plan, Problem
     from ft_hookspecs.run import Change, DataCounts, ModelFiles, Run
@@ -36,6 +37,20 @@ def ft_options() -> type[PluginOptions]:
 @hookspec
 def ft_check(plan: Plan) -> Iterable[Problem]:
     """What cannot be in this plan, and why. Called before anything is loaded; must not import torch."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def ft_locate_model(plan: Plan, name: str) -> Path | None:
+    """The model's folder or GGUF file, if it is on this machine already; nothing is fetched, converted or imported."""
+
+
+@hookspec
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    """Correct what is expected of the run's memory, with ``dataclasses.replace``; must not import torch.
+
+    Each plugin gets the estimate that the one before it returned.
+    """
     raise NotImplementedError
 
 
@@ -139,8 +154,16 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer | No
 
 
 @hookspec(firstresult=True)
+def ft_parameter_groups(run: Run, model: nn.Module) -> list[dict[str, Any]] | None:
+    """The parameters that train, each once, in groups with ``params`` and perhaps ``lr`` and ``weight_decay``.
+
+    ``None`` leaves them in two: what decays, and biases and norms, which do not. Every optimizer is made of them.
+    """
+
+
+@hookspec(firstresult=True)
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer | None:
-    """An optimizer over the parameters that train; ``None`` leaves it to ``optim``.
+    """An optimizer over ``ft.training.parameter_groups(run, model)``; ``None`` leaves it to ``optim``.
 
     The trainer calls it, through ``run.make_optimizer``, once the model is wrapped for training.
     """

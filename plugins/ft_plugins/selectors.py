@@ -6,28 +6,39 @@ import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ft_hookspecs import PluginOptions, Selection
+from ft_plugins.quantizers._files import is_quantised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Self
 
 _ALWAYS: Final = {
+    "accelerators": ("checkpointing",),
     "loggers": ("console", "jsonl"),
+    "optimizers": ("optim",),
     "datasets": ("files", "templates", "alpaca", "sharegpt", "openai", "trl", "text"),
 }
 _MODEL_SOURCES: Final = ("gguf", "local", "hub")
 """Asked in this order; the hub takes any name, so it is last."""
 _SWITCHES: Final = {
     "plot_loss": (True, "loggers", "plot_loss"),
+    "use_swanlab": (True, "loggers", "swanlab"),
+    "use_galore": (True, "optimizers", "galore"),
+    "use_apollo": (True, "optimizers", "apollo"),
+    "use_badam": (True, "optimizers", "badam"),
+    "use_adam_mini": (True, "optimizers", "adam_mini"),
+    "use_muon": (True, "optimizers", "muon"),
     "enable_liger_kernel": (True, "accelerators", "liger"),
     "use_unsloth": (True, "accelerators", "unsloth"),
     "flash_attn": ("fa2", "accelerators", "flash_attn"),
+    "torch_compile": (True, "accelerators", "compile"),
 }
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9_]+):(?!//)(?!\\).")
 _DEFAULT_METHOD: Final = "bnb"
+_BITS: Final = ("quantization_bit", "ref_model_quantization_bit", "reward_model_quantization_bit")
+"""Keys that ask for the bits of a model: the one that trains, a reference, a reward model."""
 
 
 class SelectingOptions(PluginOptions):
@@ -51,6 +62,20 @@ class SelectingOptions(PluginOptions):
     )
     enable_liger_kernel: bool = Field(default=False, description="Use Liger's fused Triton kernels.")
     use_unsloth: bool = Field(default=False, description="Use Unsloth's kernels.")
+    torch_compile: bool = Field(default=False, description="Compile the layers of the model by torch.compile.")
+
+    use_galore: bool = Field(default=False, description="Project gradients of weights to few dimensions, by GaLore.")
+    use_apollo: bool = Field(default=False, description="Scale gradients by those of a random projection, by APOLLO.")
+    use_badam: bool = Field(default=False, description="Train one layer, or a share of each weight, at a time, by BAdam.")
+    use_adam_mini: bool = Field(default=False, description="Keep one second moment a head or neuron, by Adam-mini.")
+    use_muon: bool = Field(default=False, description="Orthogonalise the steps of hidden layers, by Muon.")
+    use_swanlab: bool = Field(default=False, description="Report to SwanLab, as `report_to: swanlab` does.")
+    run_name: str | None = Field(
+        default=None, description="Name of the run at a tracker of `report_to`. Unset: that of `output_dir`."
+    )
+    project: str | None = Field(
+        default=None, description="Project of the run at a tracker of `report_to`. Unset: as the tracker's settings say."
+    )
 
     @field_validator("report_to")
     @classmethod
@@ -58,15 +83,6 @@ class SelectingOptions(PluginOptions):
         if names and len(names) > 1 and not {"none", "all"}.isdisjoint(names):
             raise ValueError("none and all stand alone")
         return names
-
-    @model_validator(mode="after")
-    def _method_needs_bits(self) -> Self:
-        if self.quantization_bit is None and self.quantization_method != _DEFAULT_METHOD:
-            raise ValueError(
-                f"quantization_method: {self.quantization_method} does nothing without quantization_bit; "
-                "write how many bits, or take it out"
-            )
-        return self
 
 
 OPTIONS: Final = SelectingOptions
@@ -76,9 +92,7 @@ def select(values: Mapping[str, Any]) -> Iterator[Selection]:
     """The plugins that these values ask for, in the order in which they are asked."""
     yield _named("stages", "stage", values)
     yield _named("adapters", "finetuning_type", values)
-    if values.get("quantization_bit") is not None:
-        method = values.get("quantization_method", _DEFAULT_METHOD)
-        yield Selection(f"quantizers:{method}", f"quantization_bit: {values['quantization_bit']}", "quantizers")
+    yield from _quantizers(values)
     for key, (value, kind, name) in _SWITCHES.items():
         if values.get(key) == value:
             yield Selection(f"{kind}:{name}", f"{key}: {str(value).lower()}", kind)
@@ -94,6 +108,18 @@ def _named(kind: str, key: str, values: Mapping[str, Any]) -> Selection:
     name = str(values.get(key) or SelectingOptions.model_fields[key].default)
     is_place = "/" in name or "\\" in name or "." in name
     return Selection(name if is_place else f"{kind}:{name}", f"{key}: {name}", kind)
+
+
+def _quantizers(values: Mapping[str, Any]) -> Iterator[Selection]:
+    """The named method for any model that is to be quantised, and what knows the files that are quantised already."""
+    method = values.get("quantization_method") or _DEFAULT_METHOD
+    asked = [f"{key}: {values[key]}" for key in _BITS if values.get(key) is not None]
+    if method != _DEFAULT_METHOD:
+        asked.append(f"quantization_method: {method}")
+    if asked:
+        yield Selection(f"quantizers:{method}", asked[0], "quantizers")
+    if is_quantised(str(values.get("model_name_or_path") or ""), values.get("model_revision")):
+        yield Selection("quantizers:prequantized", "model_name_or_path: its files are quantised", "quantizers")
 
 
 def _loggers(names: Iterable[str]) -> Iterator[Selection]:

@@ -11,6 +11,8 @@ import typer
 from ft.cli.text import columns, echo_json, heading
 from ft.config import redact
 from ft.devices import devices
+from ft.estimate import describe as describe_memory
+from ft.estimate import estimate_or_note, gigabytes, room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 PHASES: Final = (
     ("configure", ("ft_options",)),
     ("check", ("ft_check",)),
-    ("find model", ("ft_resolve_model", "ft_template", "ft_template_names")),
+    ("find model", ("ft_locate_model", "ft_estimate", "ft_resolve_model", "ft_template", "ft_template_names")),
     ("data", ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset")),
     ("load", ("ft_model_load_options", "ft_load_model", "ft_add_adapters")),
     ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
-    ("train", ("ft_callbacks", "ft_build_trainer", "ft_create_optimizer", "ft_reward", "ft_log")),
+    (
+        "train",
+        ("ft_callbacks", "ft_build_trainer", "ft_parameter_groups", "ft_create_optimizer", "ft_reward", "ft_log"),
+    ),
     ("save", ("ft_save_model",)),
     ("evaluate, predict", ("ft_evaluate", "ft_predict")),
     ("end", ("ft_run_finished", "ft_run_failed")),
@@ -66,6 +71,7 @@ def describe(plan: Plan, manager: PluginManager) -> dict[str, Any]:
         "notes": list(plan.notes),
         "decisions": list(_decisions(plan)),
         "data": list(_data(plan, manager)),
+        "memory": _memory(plan, manager),
     }
 
 
@@ -81,6 +87,12 @@ def _decisions(plan: Plan) -> Iterator[str]:
     if isinstance(size, int) and isinstance(steps, int):
         world = int(os.environ.get("WORLD_SIZE", "1"))
         yield f"batch: {size * steps * world} samples a step ({size} a device, {steps} accumulated, {world} processes)"
+
+
+def _memory(plan: Plan, manager: PluginManager) -> dict[str, Any]:
+    """The estimate with its terms, or a line that says why there is none."""
+    found = estimate_or_note(plan, manager)
+    return {"notes": [found]} if isinstance(found, str) else describe_memory(found, room(plan))
 
 
 def _data(plan: Plan, manager: PluginManager) -> Iterator[dict[str, Any]]:
@@ -127,9 +139,20 @@ def _print(described: dict[str, Any], *, every: bool) -> None:
     if described["data"]:
         heading("data")
         columns((item["key"], item["name"], item["location"], _row_count(item["rows"])) for item in described["data"])
+    _print_memory(described["memory"])
     heading("decisions")
     for line in (*described["decisions"], *described["notes"]):
         typer.echo(f"  {line}")
+
+
+def _print_memory(memory: dict[str, Any]) -> None:
+    heading("memory (estimated, for the longest batch)")
+    if "terms" in memory:
+        columns((term["name"], gigabytes(term["bytes"]), term["why"]) for term in memory["terms"])
+        typer.echo(f"  peak {gigabytes(memory['peak'])} of {gigabytes(memory['available'])} ({memory['device']})")
+    for line in (*memory["notes"], memory.get("warning")):
+        if line:
+            typer.echo(f"  {line}")
 
 
 def _phase_rows(phases: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
+from pathlib import Path
 from typing import Any, Final
 
 from ft.errors import PluginError
-from ft_hookspecs import Change, ModelFiles, PluginInfo, PluginOptions, Problem
+from ft_hookspecs import Change, Estimate, ModelFiles, PluginInfo, PluginOptions, Problem
 
 Test = Callable[[Any], bool]
 
@@ -50,6 +51,10 @@ def _is_option_model(result: object) -> bool:
     return isinstance(result, type) and issubclass(result, PluginOptions)
 
 
+def _is_groups(result: object) -> bool:
+    return isinstance(result, list) and all(isinstance(group, dict) and "params" in group for group in result)
+
+
 def _is_change(result: object) -> bool:
     return isinstance(result, Change) and result.model is not None and bool(result.summary.strip())
 
@@ -60,6 +65,8 @@ _NOTHING: Final = Expected("None", lambda _: True, optional=True)
 EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_options": Expected("a subclass of PluginOptions", _is_option_model),
     "ft_check": Expected("an iterable of Problem", _several(_a(Problem))),
+    "ft_locate_model": Expected("a path", _a(Path), optional=True),
+    "ft_estimate": Expected("an Estimate", _a(Estimate)),
     "ft_resolve_model": Expected("a ModelFiles", _a(ModelFiles), optional=True),
     "ft_template": Expected("a Template", _with("render"), optional=True),
     "ft_template_names": Expected("an iterable of names", _several(_a(str))),
@@ -74,6 +81,7 @@ EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_accelerate_model": _CHANGE,
     "ft_callbacks": Expected("an iterable of callbacks", _several(_with("on_step_end"))),
     "ft_build_trainer": Expected("a Trainer", _with("train"), optional=True),
+    "ft_parameter_groups": Expected("a list of groups, each with its params", _is_groups, optional=True),
     "ft_create_optimizer": Expected("an Optimizer", _with("step"), optional=True),
     "ft_reward": Expected("an iterable of finite numbers, one for each answer", _several(_is_finite)),
     "ft_log": _NOTHING,

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ft.training.arguments import training_arguments
+    from ft.training.attention import Kernel, use_attention_kernel
+    from ft.training.capability import base_dtype, obstacles, unwrap
     from ft.training.checkpoints import checkpoint_to_resume, latest_checkpoint
     from ft.training.engine import Engine, evaluating
     from ft.training.generation import generate, generation_settings, idle_generation_keys, sample
     from ft.training.measures import evaluate_loss, evaluate_measures
+    from ft.training.optimization import parameter_groups
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
     from ft.training.precision import choose_dtype, precision_problems
     from ft.training.reference import Reference, precompute, reference_for
@@ -29,11 +32,13 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "Engine": "engine",
+    "Kernel": "attention",
     "PackedBatch": "packing",
     "PackedTrainer": "trainer",
     "Reference": "reference",
     "ValueHead": "values",
     "attach_value_head": "values",
+    "base_dtype": "capability",
     "checkpoint_to_resume": "checkpoints",
     "choose_dtype": "precision",
     "evaluate_loss": "measures",
@@ -44,8 +49,10 @@ _HOMES: Final = {
     "idle_generation_keys": "generation",
     "latest_checkpoint": "checkpoints",
     "load_value_head": "values",
+    "obstacles": "capability",
     "pack": "packing",
     "pad": "packing",
+    "parameter_groups": "optimization",
     "per_sequence": "packing",
     "precision_problems": "precision",
     "precompute": "reference",
@@ -54,16 +61,20 @@ _HOMES: Final = {
     "sample": "generation",
     "save_value_head": "values",
     "training_arguments": "arguments",
+    "unwrap": "capability",
+    "use_attention_kernel": "attention",
     "value_head": "values",
 }
 
 __all__ = [
     "Engine",
+    "Kernel",
     "PackedBatch",
     "PackedTrainer",
     "Reference",
     "ValueHead",
     "attach_value_head",
+    "base_dtype",
     "checkpoint_to_resume",
     "choose_dtype",
     "evaluate_loss",
@@ -74,8 +85,10 @@ __all__ = [
     "idle_generation_keys",
     "latest_checkpoint",
     "load_value_head",
+    "obstacles",
     "pack",
     "pad",
+    "parameter_groups",
     "per_sequence",
     "precision_problems",
     "precompute",
@@ -84,6 +97,8 @@ __all__ = [
     "sample",
     "save_value_head",
     "training_arguments",
+    "unwrap",
+    "use_attention_kernel",
     "value_head",
 ]
 

@@ -28,23 +28,40 @@ class RunTrainer(SavingTrainer):
 
     Args:
         optimizer_factory: makes the optimizer; ``None`` from it leaves the choice to ``args.optim``.
+        parameter_groups: what that optimizer is made of; ``None``: transformers' two groups.
         args, kwargs: of the trainer that stands behind.
     """
 
     def __init__(
-        self, *args: Any, optimizer_factory: Callable[[nn.Module], Optimizer | None] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        optimizer_factory: Callable[[nn.Module], Optimizer | None] | None = None,
+        parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.optimizer_factory = optimizer_factory
+        self.parameter_groups = parameter_groups
         self.stopper = StopOnSignal()
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stopper)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The factory's, else that of ``optim``, made of the groups of this run."""
+        model = self.model if model is None else model
         if getattr(self, "optimizer", None) is None and self.optimizer_factory is not None:
-            self.optimizer = self.optimizer_factory(self.model if model is None else model)
+            self.optimizer = self.optimizer_factory(model)
         with refused(f"optim: {self.args.optim}"):
+            if getattr(self, "optimizer", None) is None and self.parameter_groups is not None:
+                kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+                self.optimizer_cls_and_kwargs = kind, {**arguments, "params": self.parameter_groups(model)}
             return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """None where no gradient is left: a layerwise optimizer has used them up, and zero would be a false figure."""
+        if all(parameter.grad is None for parameter in model.parameters()):
+            return None
+        return super()._get_grad_norm(model, grad_norm)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers', but a SIGTERM or SIGINT saves and ends it.
@@ -62,6 +79,8 @@ class RunTrainer(SavingTrainer):
             if not saved.exists():  # the signal came after the last step
                 self._save_checkpoint(self.model, None)
             self.stopper.raise_stopped(str(saved))
+        if callable(settle := getattr(self.optimizer, "eval", None)):
+            settle()  # an optimizer without a schedule trains other weights than those it finds: a mean of them
         return output
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from ft.training.checkpoints import random_state, restore_random_state, staged
+from ft.training.optimization import load_state
 from ft.training.trees import load_tree, save_tree
 from ft.training.values import load_value_head, save_value_head, value_head
 
@@ -116,7 +117,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif (Path(checkpoint) / f"{OPTIMIZER}.json").exists():
-            self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
+            load_state(self.optimizer, load_tree(Path(checkpoint) / OPTIMIZER))
             self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
 
     def _load_stage_state(self, checkpoint: str | None) -> None:

@@ -7,6 +7,7 @@ over batches), the count of tokens, and the checkpoints.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from ft.training.base import eval_dataset
 from ft.training.engine import Engine
 from ft.training.measures import MeasuringTrainer
 from ft.training.noise import noisy_embeddings
+from ft.training.optimization import parameter_groups
 from ft.training.packing import PackedBatch, pack
 from ft.training.throughput import Throughput
 
@@ -41,8 +43,8 @@ class PackedTrainer(MeasuringTrainer):
         args: as :func:`ft.training.arguments.training_arguments` makes them.
         attention: ``auto``, ``packed`` or ``padded``, see :class:`ft.training.engine.Engine`.
         decide: told each decision that is taken for the user.
-        kwargs: ``optimizer_factory`` of :class:`ft.training.base.RunTrainer`, and anything else of
-            ``transformers.Trainer``.
+        kwargs: ``optimizer_factory`` and ``parameter_groups`` of :class:`ft.training.base.RunTrainer`, and anything else
+            of ``transformers.Trainer``.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class PackedTrainer(MeasuringTrainer):
             training_arguments(run),
             attention=run.plan.get("attention", "auto"),
             optimizer_factory=run.make_optimizer,
+            parameter_groups=partial(parameter_groups, run),
             decide=run.decide,
             train_dataset=run.train_dataset,
             eval_dataset=eval_dataset(run),

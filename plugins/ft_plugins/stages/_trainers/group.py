@@ -8,6 +8,7 @@ alone) and the random numbers of an evaluation (the same each time, and none of 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
@@ -15,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ft.errors import ConfigError, DataError
-from ft.training import Reference, generation_settings, training_arguments
+from ft.training import Reference, generation_settings, parameter_groups, training_arguments
 from ft.training.arguments import refused, use_one_gpu
 from ft.training.base import RunTrainer, eval_dataset
 from ft_plugins.stages._rewards import RewardOptions, reward_for
@@ -56,7 +57,7 @@ class GroupTrainer(RunTrainer):
         beta: weight of the divergence from the policy as it was before its first step; TRL itself must see none, or it
             would load or copy a reference of its own.
         stop: texts that end an answer.
-        kwargs: of TRL's trainer, and ``optimizer_factory``.
+        kwargs: of TRL's trainer, and of :class:`~ft.training.base.RunTrainer`.
     """
 
     config: ClassVar[type[TrainingArguments]]
@@ -115,6 +116,7 @@ class GroupTrainer(RunTrainer):
                 processing_class=run.tokenizer,
                 callbacks=list(callbacks),
                 optimizer_factory=run.make_optimizer,
+                parameter_groups=partial(parameter_groups, run),
             )
 
     # ---- answers

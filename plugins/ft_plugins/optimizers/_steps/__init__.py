@@ -1,0 +1,1 @@
+"""What steps: imported only when a run makes its optimizer."""
