@@ -22,6 +22,12 @@ LIFECYCLE: Final = frozenset(
 )
 """Fields that the lifecycle answers for, not the trainer."""
 
+COMPILING: Final = frozenset({"torch_compile", "torch_compile_backend", "torch_compile_mode"})
+"""Fields that the accelerator answers for which compiles: accelerate would compile the model as a whole."""
+
+CHECKPOINTING: Final = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs"})
+"""Fields that the accelerator answers for which checkpoints: the layers are settled before the trainer is built."""
+
 FIXED: Final[Mapping[str, Any]] = {
     "report_to": [],  # loggers are plugins
     "disable_tqdm": True,  # as is the progress bar
@@ -43,7 +49,7 @@ def training_arguments(
     plan = run.plan
     defaults = {field.name: field.default for field in fields(TrainingArguments) if field.init}
     changed = {field.name for field in fields(kind) if field.default != defaults.get(field.name, field.default)}
-    known = defaults.keys() - LIFECYCLE
+    known = defaults.keys() - LIFECYCLE - COMPILING - CHECKPOINTING
     values = {name: defaults[name] for name in changed & known}
     values |= {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
     values |= _precision(run)

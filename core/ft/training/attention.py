@@ -12,24 +12,42 @@ Shapes: T tokens, H heads, K key and value heads, D head size.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import is_flash_attn_2_available
 
+from ft.training.capability import unwrap
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from ft.training.packing import PackedBatch
 
 NAME: Final = "ft_packed"
+
+Kernel = Literal["flash_attn", "torch", "cudnn"]
+"""What computes the attention of a packed row on a GPU: the package flash-attn, the FlashAttention inside PyTorch
+(both the whole row at once), or cuDNN (a sequence at a time)."""
+
+CUDNN_FIRST: Final = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""A call that cuDNN does not take (a mask of a shape it has no plan for) goes to the next."""
 
 VARLEN_HEAD_SIZE: Final = 256
 """The largest head of the FlashAttention kernels."""
@@ -70,9 +88,12 @@ def packed_attention(
     cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     key_rows: Tensor | None = None,
+    kernel: Kernel | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a packed row: query (1, H, T, D), key and value (1, K, T, D) → (1, T, H, D).
+
+    ``kernel`` is what computes it where it can; ``None``: the best one there is.
 
     Raises:
         NotImplementedError: soft-capping, a position bias or sinks, which no kernel here computes.
@@ -86,13 +107,20 @@ def packed_attention(
             raise NotImplementedError(f"packed attention has no {name}")
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
     bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
-    if not _varlen_can(query, dropout):
-        return _by_segment(query, key, value, bounds, max_length_q, dropout, scaling, window), None
+    if kernel == "cudnn" or not _varlen_can(query, dropout):
+        with _backends(kernel):
+            return _by_segment(query, key, value, bounds, max_length_q, dropout, scaling, window), None
     if key_rows is not None:
         key, value = key.index_select(2, key_rows), value.index_select(2, key_rows)
-    return _by_varlen(query, key, value, bounds, max_length_q, dropout, scaling, window), None
+    return _by_varlen(query, key, value, bounds, max_length_q, dropout, scaling, window, kernel), None
 
 
+def _backends(kernel: Kernel | None) -> AbstractContextManager[Any]:
+    """Which of PyTorch's attention backends are asked, and in which order."""
+    return sdpa_kernel(CUDNN_FIRST, set_priority=True) if kernel == "cudnn" else nullcontext()
+
+
+@torch.compiler.disable  # the number and lengths of its pieces are another each time
 def _by_segment(
     query: Tensor,
     key: Tensor,
@@ -103,7 +131,7 @@ def _by_segment(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """One SDPA a sequence. ``tolist`` is free on a CPU; on a GPU, where only fp32 comes here, it waits for the device.
+    """One SDPA a sequence. On a GPU, where only fp32 and cuDNN come here, their lengths are waited for once a batch.
 
     Splitting once, not slicing a sequence at a time, keeps the backward linear in T: each slice's gradient would be a
     tensor of the whole row.
@@ -126,8 +154,14 @@ def _by_segment(
     return torch.cat(outputs, dim=1).to(dtype)
 
 
+_LENGTHS: Final = WeakTensorKeyDictionary()
+
+
 def _lengths(bounds: Tensor) -> list[int]:
-    return [end - start for start, end in pairwise(bounds.tolist())]
+    """On the host, read once for all layers: each reading waits for the device."""
+    if bounds not in _LENGTHS:
+        _LENGTHS[bounds] = [end - start for start, end in pairwise(bounds.tolist())]
+    return _LENGTHS[bounds]  # type: ignore[no-any-return]  # torch's dictionary is untyped
 
 
 def _with_prompts(
@@ -181,6 +215,7 @@ def _by_varlen(
     dropout: float,
     scaling: float | None,
     window: int | None,
+    kernel: Kernel | None,
 ) -> Tensor:
     """FlashAttention over the whole row at once: flash-attn when it is installed, else the copy inside PyTorch.
 
@@ -189,7 +224,7 @@ def _by_varlen(
     dtype = _compute_dtype(query)
     q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # (T, heads, D)
     left = window - 1 if window else -1
-    if is_flash_attn_2_available():
+    if kernel == "flash_attn" or (kernel is None and is_flash_attn_2_available()):
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
 
         output: Tensor = flash_attn_varlen_func(
@@ -225,5 +260,22 @@ def _by_varlen(
 
 def register() -> None:
     """Make ``ft_packed`` known to transformers; the masks of calls without boundaries are those of ``sdpa``."""
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    for kernel in (None, *get_args(Kernel)):
+        AttentionInterface.register(_name(kernel), partial(packed_attention, kernel=kernel))
+        AttentionMaskInterface.register(_name(kernel), sdpa_mask)
+
+
+def use_attention_kernel(model: nn.Module, kernel: Kernel | None = None) -> None:
+    """Attend within the sequences of packed rows, by one kernel instead of the best there is if one is named.
+
+    A plugin names one before the trainer is built; the engine, which names none, keeps it. A call that the kernel
+    cannot take (fp32, a head of more than 256) is computed a sequence at a time as ever.
+    """
+    register()
+    base: Any = unwrap(model)
+    if kernel is not None or not str(base.config._attn_implementation).startswith(NAME):
+        base.set_attn_implementation(_name(kernel))
+
+
+def _name(kernel: Kernel | None) -> str:
+    return f"{NAME}_{kernel}" if kernel else NAME

@@ -17,6 +17,7 @@ from torch.nn import functional
 from ft.data import IGNORE
 from ft.errors import ConfigError, TrainingError
 from ft.training import attention
+from ft.training.attention import use_attention_kernel
 from ft.training.capability import base_dtype, obstacles, unwrap
 from ft.training.head import label_head, log_probs_and_entropy, picked, replaced_forward
 from ft.training.packing import PackedBatch, pad
@@ -68,7 +69,7 @@ class Engine:
         self.packed = not self.reason
         self._sums_losses = "kwargs" in inspect.signature(self.base.forward).parameters
         if self.packed:
-            _switch_attention(model)
+            use_attention_kernel(model)
         else:
             self.checked = True
             decide(f"batches are padded: {self.reason}")
@@ -253,11 +254,6 @@ def _bare(model: nn.Module) -> nn.Module:
     for wrapper in ("_orig_mod", "module", "_orig_mod"):
         model = getattr(model, wrapper, model)
     return unwrap(model)
-
-
-def _switch_attention(model: nn.Module) -> None:
-    attention.register()
-    unwrap(model).set_attn_implementation(attention.NAME)  # type: ignore[operator]  # a PreTrainedModel, see obstacles
 
 
 def _own_loss(model: nn.Module, batch: PackedBatch, normaliser: Tensor | float) -> Tensor:
