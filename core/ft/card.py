@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ft import __version__
 from ft.config import redact
 from ft.options import RunOptions
+from ft.vocabulary import ADDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,9 +128,16 @@ def _code(run: Run, *, is_adapter: bool) -> Iterator[str]:
     if not is_adapter:
         yield LOAD_MODEL.format(base=here)
         return
+    own = next((change.details["own_base"] for _, change in run.changes if "own_base" in change.details), None)
+    if own is not None:
+        yield LOAD_MODEL.format(base=json.dumps(f"path/to/this/folder/{own}"))
+        yield LOAD_ADAPTER.format(folder=here)
+        return
     base = json.dumps(files.path if files is not None else _base(run))
     pinned = f", revision={json.dumps(files.revision)}" if files is not None and files.revision else ""
     yield LOAD_MODEL.format(base=base + pinned)
+    if run.stash.get(ADDED, {}):
+        yield "model.resize_token_embeddings(len(tokenizer))"
     for name in _merged(run):
         yield MERGE_ADAPTER.format(folder=json.dumps(name))
     yield LOAD_ADAPTER.format(folder=here)

@@ -148,7 +148,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         raise DataError(
             f"the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings",
             where=str(tokenizer.name_or_path),
-            remedy="use the tokenizer that belongs to the model",
+            remedy="use the tokenizer that belongs to the model, or resize_vocab: true to learn the tokens",
         )
 
 

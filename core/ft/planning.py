@@ -18,6 +18,7 @@ from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selec
 from ft.record import check_output_dir
 from ft.resuming import check_resumed
 from ft.training.precision import precision_problems
+from ft.vocabulary import VocabularyOptions
 from ft_hookspecs import Plan, PluginOptions, Problem, Selection
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 Owned = tuple[type[PluginOptions], str]
 
-CORE: tuple[Owned, ...] = tuple((model, "ft") for model in (RunOptions, ModelOptions, DataOptions, GenerationOptions))
+CORE: tuple[Owned, ...] = tuple(
+    (model, "ft") for model in (RunOptions, ModelOptions, VocabularyOptions, DataOptions, GenerationOptions)
+)
 ERRORS: dict[int, type[FtError]] = {2: ConfigError, 3: PluginError, 4: DataError, 5: EnvironmentProblem}
 
 

@@ -6,6 +6,7 @@ Fixtures come with ``pytest_plugins = ["ft.testing.pytest_plugin"]`` in a ``conf
 
 from ft.testing.packages import FakeDistribution, build_wheel, install_wheel, plugin_manager
 from ft.testing.runs import Outcome, Runs
+from ft.testing.surgery import changed_model
 from ft.testing.tiny import ARCHITECTURES, save_tiny_model, tiny_model, tiny_tokenizer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Outcome",
     "Runs",
     "build_wheel",
+    "changed_model",
     "install_wheel",
     "plugin_manager",
     "save_tiny_model",

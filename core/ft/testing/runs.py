@@ -70,7 +70,7 @@ class Runs:
             kill_after: end the first process with SIGKILL at the end of this optimizer step.
         """
         merged = {**self.always, **keys}
-        words = [f"{key}={_written(value)}" for key, value in merged.items() if value is not None]
+        words = [f"{key}={written(value)}" for key, value in merged.items() if value is not None]
         folder = Path(merged["output_dir"])
         printed = folder.with_name(f"{folder.name}.out")
         port = _free_port()
@@ -101,7 +101,8 @@ def _await(group: Sequence[BaseProcess], timeout: float) -> tuple[int, ...]:
     return tuple(process.exitcode if process.exitcode is not None else -signal.SIGKILL for process in group)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as a word of the command line."""
     return json.dumps(value) if isinstance(value, bool | list | dict) else str(value)
 
 

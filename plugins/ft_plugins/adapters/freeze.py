@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ft.errors import ConfigError
 from ft.modeling import trainable_report
+from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _targets
 from ft_plugins.adapters._weights import cast_trainable, run_in, save_whole, whole_weights_problems
@@ -82,7 +83,8 @@ def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
     layers = find_layers(model)
     numbers = list(chosen_layers(run.plan, len(layers)))
     inside = [f"{layers[number]}{part}" for number in numbers for part in parts(run.plan, model, layers[number])]
-    names = [*inside, *extra_modules(run.plan, model, layers)]
+    extra = dict.fromkeys([*extra_modules(run.plan, model, layers), *new_embeddings(run, model)])
+    names = [*inside, *extra]
     cast("nn.Module", model).requires_grad_(False)
     for name in names:
         if any(not parameter.is_floating_point() for parameter in model.get_submodule(name).parameters()):

@@ -43,13 +43,15 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
 
 @hookimpl
 def ft_add_adapters(plan: Plan, model: PreTrainedModel, names: list[str]) -> PreTrainedModel | nn.Module:
-    """LoRA adapters in folders or of the hub; all but the last are merged, as in a model that goes on training."""
-    from ft_plugins.adapters import _earlier
+    """Adapters in folders or of the hub; all but the last are merged, as in a model that goes on training."""
+    from ft_plugins import _saved_adapters
 
-    *merged, last = (_earlier.folder_of(name, plan, "") for name in names)
+    *merged, last = (_saved_adapters.folder_of(name, plan, "") for name in names)
+    for folder in (*merged, last):
+        _saved_adapters.fit_vocabulary(model, folder)
     for folder in merged:
-        model = _earlier.merge(model, folder)
-    return _earlier.put_on(model, last)
+        model = _saved_adapters.merge(model, folder)
+    return _saved_adapters.put_on(model, last)
 
 
 def is_path(name: str) -> bool:

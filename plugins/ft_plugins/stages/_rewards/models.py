@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft.errors import ConfigError
 from ft.options import ModelOptions
-from ft_plugins.adapters import _earlier
+from ft_plugins import _saved_adapters
 from ft_plugins.stages._rewards.api import RewardServer
 from ft_plugins.stages._rewards.options import RewardOptions
 
@@ -76,7 +76,9 @@ def other_model(run: Run, options: RewardOptions) -> Judge:
 
     assert run.model is not None
     policy: Any = run.model
-    model, tokenizer = run.load_other(options.reward_model or "", options.reward_model_adapters)
+    model, tokenizer = run.load_other(
+        options.reward_model or "", options.reward_model_adapters, options.reward_model_quantization_bit
+    )
     head = read_value_head(model, head_folder(run, options))
     scorer = Scorer(model, head, tokenizer, run.plan.get("attention", "auto"), tell_cuts=run.decide)
     if tokenizer.chat_template != getattr(run.template, "text", tokenizer.chat_template):
@@ -94,9 +96,9 @@ def head_folder(run: Run, options: RewardOptions) -> Path:
     """Where the value head lies: with the (last) adapter, else with the model."""
     name = options.reward_model or ""
     if options.reward_model_type == "lora":
-        return _earlier.folder_of(name, run.plan, "reward_model")
+        return _saved_adapters.folder_of(name, run.plan, "reward_model")
     if options.reward_model_adapters:
-        return _earlier.folder_of(
+        return _saved_adapters.folder_of(
             options.reward_model_adapters.split(",")[-1].strip(), run.plan, "reward_model_adapters"
         )
     if (folder := Path(name).expanduser()).is_dir():
@@ -120,7 +122,7 @@ def check_base(run: Run, folder: Path) -> None:
             why=f"merged into the base are {_named(here)} for the policy and {_named(there)} for the reward model",
             remedy="set reward_model_type: full, with reward_model and reward_model_adapters",
         )
-    base = _earlier.check_adapter(folder, "")["base_model_name_or_path"]
+    base = _saved_adapters.check_adapter(folder, "")["base_model_name_or_path"]
     if run.model_files is not None and base != run.model_files.path:
         run.decide(f"the reward adapter names another base ({base}); it scores on the policy's, as its weights fit it")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from ft.training import evaluating
-from ft_plugins.adapters import _earlier
+from ft_plugins import _saved_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ class SecondAdapter:
         bare = {name: unwrapped(module) for name, module in own.items()}
         put(self.base, bare)
         with evaluating(self.base), _as_it_was(self.base):
-            self.model: nn.Module = _earlier.put_on(cast("Any", self.base), folder)
+            self.model: nn.Module = _saved_adapters.put_on(cast("Any", self.base), folder)
         other = wrappers(self.base)
         self._in = bare | other
         self._out = {name: unwrapped(module) for name, module in other.items()} | own

@@ -12,7 +12,7 @@ from ft_plugins.models._folders import pickled_weights, read_json
 from ft_plugins.models.local import is_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
+KINDS: Final = ("LORA", "OFT")
+"""Types of adapter that can be merged or put on a model."""
+RESIDUAL: Final = "residual_base"
+"""Folder beside a PiSSA adapter that was not converted: the base without what the adapter has taken out of it."""
 
 
 def names(plan: Plan) -> list[str]:
@@ -39,7 +43,7 @@ def folder_of(name: str, plan: Plan, key: str = "adapter_name_or_path") -> Path:
 
     Raises:
         ConfigError: the path does not exist.
-        DataError: it holds no LoRA adapter as safetensors.
+        DataError: it holds no adapter as safetensors.
         EnvironmentProblem: the hub has no such adapter or cannot be reached.
     """
     if is_local(name):
@@ -53,8 +57,8 @@ def folder_of(name: str, plan: Plan, key: str = "adapter_name_or_path") -> Path:
     return folder
 
 
-def check_adapter(folder: Path, where: str) -> dict[str, Any]:
-    """Check that ``folder`` holds a LoRA adapter as safetensors, and return its configuration.
+def check_adapter(folder: Path, where: str, kinds: Collection[str] = KINDS) -> dict[str, Any]:
+    """Check that ``folder`` holds an adapter of one of these kinds as safetensors, and return its configuration.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -65,9 +69,9 @@ def check_adapter(folder: Path, where: str) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise DataError(f"the folder holds no adapter: {CONFIG} is missing", where=str(folder))
     config = read_json(folder / CONFIG)
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") not in kinds:
         raise DataError(
-            f"the adapter is of type {config.get('peft_type')}, not LORA",
+            f"the adapter is of type {config.get('peft_type')}, not {' or '.join(kinds)}",
             where=str(folder),
             remedy="give the finetuning_type that made it",
         )
@@ -76,6 +80,35 @@ def check_adapter(folder: Path, where: str) -> dict[str, Any]:
             raise pickled_weights(str(folder), "adapter_model.bin")
         raise DataError(f"the adapter's weights are missing: {WEIGHTS}", where=str(folder))
     return config
+
+
+def check_base(folder: Path, base: str) -> None:
+    """Refuse an unconverted PiSSA adapter on any base but its own: on another its principal part would count twice.
+
+    Raises:
+        DataError: ``base``, a folder or a hub id, is not the adapter's.
+    """
+    own = folder / RESIDUAL
+    stated = str(read_json(folder / CONFIG).get("base_model_name_or_path") or "")
+    if (own.is_dir() or Path(stated).name == RESIDUAL) and Path(base).resolve() not in (own.resolve(), Path(stated)):
+        raise DataError(
+            "this PiSSA adapter does not belong on the original model",
+            where=str(folder),
+            why="without pissa_convert an adapter is saved with a base of its own, from which its start was taken out",
+            remedy=f"model_name_or_path: {own if own.is_dir() else stated}, or train again with pissa_convert: true",
+        )
+
+
+def fit_vocabulary(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model as many embeddings as an adapter with added tokens holds."""
+    from safetensors import safe_open
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight")
+        held = [file.get_slice(name).get_shape()[0] for name in file.keys() if name.endswith(ends)]  # noqa: SIM118 - no mapping
+    if held and max(held) > rows:
+        model.resize_token_embeddings(max(held), mean_resizing=False)
 
 
 def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -114,6 +147,7 @@ def _load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel
     from peft.utils import get_peft_model_state_dict
     from safetensors import safe_open
 
+    check_base(folder, model.name_or_path)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, low_cpu_mem_usage=False)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         held = set(file.keys())
@@ -138,5 +172,6 @@ def _blamed(folder: Path) -> Iterator[None]:
             "the adapter does not fit the model",
             where=str(folder),
             why=first_line(error),
-            remedy="start from the model that the adapter was made for (see its adapter_config.json)",
+            remedy="start from the model that the adapter was made for (see its adapter_config.json), "
+            "with the add_tokens of its run",
         ) from error

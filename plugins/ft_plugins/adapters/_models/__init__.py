@@ -1,0 +1,1 @@
+"""Models that a run alone imports: they need peft."""

@@ -1,0 +1,153 @@
+"""OFT: frozen weights, turned by orthogonal matrices that train (Qiu et al. 2023, arXiv:2306.07280)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from ft.errors import ConfigError
+from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
+from ft_plugins.adapters import _peft
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from ft_hookspecs import Plan, Run
+
+
+class OftOptions(_peft.PeftOptions):
+    """Which layers' inputs are turned, and in blocks of what size."""
+
+    oft_rank: int = Field(default=0, ge=0, description="Number of blocks; 0: as many as `oft_block_size` gives.")
+    oft_block_size: int = Field(
+        default=32, ge=0, description="Numbers that are turned together; 0: as many as `oft_rank` gives."
+    )
+    oft_target: list[str] = Field(
+        default=["all"],
+        min_length=1,
+        description="Layers to act on, by the end of their names; `all` is every linear layer but the head.",
+    )
+    module_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the blocks that do not turn in a training step."
+    )
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The two ways of peft to say it, of which one is 0."""
+        return {"r": self.oft_rank, "oft_block_size": 0 if self.oft_rank else self.oft_block_size}
+
+
+METHOD: Final = _peft.Method(
+    "OFT",
+    ".oft_",
+    "oft_target",
+    {"oft_rank": "r", "oft_block_size": "oft_block_size", "module_dropout": "module_dropout"},
+)
+
+
+@hookimpl
+def ft_options() -> type[PluginOptions]:
+    return OftOptions
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterable[Problem]:
+    """Blocks that are given twice or not at all, and adapters to start from that the other keys contradict."""
+    options = plan.of(OftOptions)
+    if options.oft_rank and options.oft_block_size and plan.is_set("oft_block_size"):
+        yield Problem(
+            "oft_rank and oft_block_size are both set",
+            why="their product is the width of the layer: each follows from the other",
+            remedy="keep oft_block_size, or set it to 0",
+            keys=("oft_rank", "oft_block_size"),
+        )
+    if not any(options.blocks.values()):
+        yield Problem(
+            "oft_block_size: 0 without oft_rank leaves nothing to train",
+            remedy="write oft_block_size: 32, or the number of blocks as oft_rank",
+            keys=("oft_block_size", "oft_rank"),
+        )
+    yield from _peft.problems(METHOD, plan)
+
+
+@hookimpl
+def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
+    """Freeze the model and turn the inputs of layers by matrices that train, or take up those that exist.
+
+    ``Change.modules`` are the names that the modules had before.
+
+    Raises:
+        ConfigError: a target that the model does not have, that peft cannot turn, or that the blocks do not divide.
+        DataError: an adapter that does not fit the model.
+    """
+    return _peft.adapt(METHOD, run, model, _create, _form)
+
+
+def _create(
+    run: Run, model: PreTrainedModel, *, target_modules: Sequence[str], ensure_weight_tying: bool, **modules: Any
+) -> PeftModel:
+    from peft import OFTConfig, get_peft_model
+
+    options = run.plan.of(OftOptions)
+    if ensure_weight_tying:
+        raise ConfigError(
+            "oft cannot train embeddings that share their weights with the head",
+            where=str(run.plan.sources.get("additional_target", "")),
+            why="peft keeps them one weight for LoRA only",
+            remedy="set finetuning_type: lora, or leave additional_target and new tokens out",
+        )
+    check_targets(run.plan, model, target_modules)
+    config = OFTConfig(
+        task_type="CAUSAL_LM",
+        module_dropout=options.module_dropout,
+        target_modules=list(target_modules),
+        **options.blocks,
+        **modules,
+    )
+    return get_peft_model(model, config)
+
+
+def check_targets(plan: Plan, model: PreTrainedModel, ends: Iterable[str]) -> None:
+    """Refuse what peft cannot turn, or would turn in blocks of another size than was asked for.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    from peft.tuners.oft.model import _get_tuner_layer_class
+
+    options = plan.of(OftOptions)
+    key, size = ("oft_rank", options.oft_rank) if options.oft_rank else ("oft_block_size", options.oft_block_size)
+    for name, module in model.named_modules():
+        if not any(name == end or name.endswith(f".{end}") for end in ends):
+            continue
+        if _get_tuner_layer_class(module) is None:
+            raise ConfigError(
+                f"oft cannot act on {name}, which is a {type(module).__name__}",
+                where=str(plan.sources.get("oft_target", "")),
+                why="peft's OFT has layers for torch's linear and embedding layers, and for some that are quantised",
+                remedy="set finetuning_type: lora, or name other modules in oft_target",
+            )
+        width = int(getattr(module, "in_features", 0) or getattr(module, "embedding_dim", 0))
+        if width % size:
+            divisors = [number for number in (256, 128, 64, 32, 16, 8, 4, 2) if width % number == 0]
+            raise ConfigError(
+                f"{key}: {size} does not divide the {width} inputs of {name}",
+                where=str(plan.sources.get(key, "")),
+                remedy=f"{key} can be {', '.join(map(str, divisors)) or width}",
+            )
+
+
+def _form(config: Any) -> str:
+    return f"OFT with {config.r} blocks" if config.r else f"OFT in blocks of {config.oft_block_size}"
+
+
+@hookimpl
+def ft_save_model(run: Run, model: PeftModel, folder: Path) -> bool:
+    """``adapter_config.json`` and ``adapter_model.safetensors``, as peft reads them."""
+    _peft.save(run, model, folder)
+    return True
