@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.errors import DataError, FtError, PluginError, first_line
 from ft.options import ModelOptions
+from ft.quantization import dequantized as dequantized  # what adapters ask of a model's layers, offered here too
+from ft.quantization import numbers_in, stored_bytes
+from ft.quantization import quantization_of as quantization_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -218,24 +221,18 @@ class Size:
 
 
 def describe(model: nn.Module) -> Size:
-    """Count the weights of a model; packed 4-bit weights count as the numbers they stand for."""
-    counted = [(parameter, _count(parameter)) for parameter in model.parameters()]
+    """Count the weights of a model; packed weights count as the numbers they stand for."""
+    counted = [(parameter, numbers_in(parameter)) for parameter in model.parameters()]
     return Size(
         parameters=sum(number for _, number in counted),
         trainable=sum(number for parameter, number in counted if parameter.requires_grad),
-        bytes=sum(parameter.numel() * parameter.element_size() for parameter, _ in counted),
+        bytes=stored_bytes(model),
     )
 
 
 def trainable_report(model: nn.Module) -> str:
     """``2.4M of 136.9M parameters (1.8%)``."""
     return str(describe(model))
-
-
-def _count(parameter: nn.Parameter) -> int:
-    """The numbers in a parameter; one that bitsandbytes packed keeps the shape it had in ``quant_state``."""
-    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
-    return int(shape.numel()) if shape is not None else parameter.numel()
 
 
 def _short(number: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft.errors import PluginError, TrainingError
+from ft.errors import ConfigError, PluginError, TrainingError
+from ft.quantization import quantization_of, quantizer
 
 if TYPE_CHECKING:
     from ft.plugins import PluginManager
@@ -35,6 +36,24 @@ def check_claims(claimed: dict[str, PluginInfo], info: PluginInfo, change: Chang
                 remedy=f"leave one out: --no-plugin {claimed[module].name} or --no-plugin {info.name}",
             )
         claimed[module] = info
+
+
+def check_quantised(run: Run) -> None:
+    """Quantised weights that no plugin of the run answers for: nobody has checked whether they can be trained through.
+
+    Raises:
+        ConfigError: the model's files were quantised, which could not be known while planning.
+    """
+    assert run.model is not None
+    name = quantization_of(run.model)
+    if name is not None and quantizer(run.plan) is None:
+        raise ConfigError(
+            f"the model's files are quantised ({name}), which was not known while planning",
+            where=str(run.plan.sources.get("model_name_or_path", "")),
+            why="they had not been fetched then",
+            remedy="start the run again now that they are here, or add the plugin that knows them: "
+            "--plugin prequantized",
+        )
 
 
 def check_something_trains(run: Run) -> None:

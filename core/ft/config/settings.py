@@ -34,6 +34,10 @@ class Settings:
         """The same settings with a value for ``key`` wherever none was given."""
         return replace(self, levels=({key: Given(value, Source("plugin default", why))}, *self.levels))
 
+    def given(self) -> dict[str, Any]:
+        """The value of every key, known or not, as it was written; the strongest level's."""
+        return {key: each.value for level in self.levels for key, each in level.items()}
+
     def only(self, keys: Collection[str]) -> Settings:
         """The same settings without any other key."""
         levels = tuple({key: given for key, given in level.items() if key in keys} for level in self.levels)

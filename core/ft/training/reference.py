@@ -114,7 +114,7 @@ def reference_for(run: Run) -> Reference:
         assert run.model is not None
         run.decide("the reference is the model as it is before its first step")
         return Reference.of_start(run.model)
-    other = run.load_other(name, adapters)
+    other = run.load_other(name, adapters, run.plan.get("ref_model_quantization_bit"))
     assert run.tokenizer is not None
     _check_tokens(name, other.tokenizer, run.tokenizer)
     run.decide(f"the reference is {name}" + (f" with {adapters}" if adapters else ""))

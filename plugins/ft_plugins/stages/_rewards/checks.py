@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
-ONLY_FOR = {"reward_model_adapters": "full", "reward_model_token": "api"}
+ONLY_FOR = {"reward_model_adapters": "full", "reward_model_quantization_bit": "full", "reward_model_token": "api"}
 """Keys that act with one ``reward_model_type`` alone."""
 
 HEAD = "value_head.safetensors"
@@ -38,11 +38,12 @@ def reward_problems(plan: Plan) -> Iterator[Problem]:
                 remedy=f"take it out, or set reward_model_type: {wanted}",
                 keys=(key, "reward_model_type"),
             )
-    if options.reward_model_quantization_bit is not None:
+    if options.reward_model_quantization_bit and "," in (options.reward_model_adapters or ""):
         yield Problem(
-            "reward_model_quantization_bit: no quantizer plugin can quantise a second model",
-            remedy="take it out, and give a reward_model whose own files are quantised",
-            keys=("reward_model_quantization_bit",),
+            "reward_model_quantization_bit with several reward_model_adapters",
+            why="all but the last would be merged into quantised weights and rounded again",
+            remedy="merge them into reward_model first",
+            keys=("reward_model_quantization_bit", "reward_model_adapters"),
         )
     yield from _api(options.reward_model) if kind == "api" else _files(options)
     if kind == "lora":

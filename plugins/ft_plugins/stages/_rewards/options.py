@@ -23,8 +23,11 @@ class RewardOptions(PluginOptions):
     reward_model_adapters: str | None = Field(
         default=None, description="With `full`: adapters on the reward model; the last holds its value head."
     )
-    reward_model_quantization_bit: Literal[4, 8] | None = Field(
-        default=None, description="With `full`: quantise the reward model to this many bits; no plugin can do so yet."
+    reward_model_quantization_bit: int | None = Field(
+        default=None,
+        ge=1,
+        le=8,
+        description="With `full`: quantise the reward model to this many bits, by `quantization_method`.",
     )
     reward_model_token: str | None = Field(
         default=None,

@@ -1,0 +1,1 @@
+"""Quantizers: weights in fewer bits, under an adapter that trains."""

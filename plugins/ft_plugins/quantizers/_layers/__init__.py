@@ -1,0 +1,1 @@
+"""Layers of quantizers that torch must be imported for."""

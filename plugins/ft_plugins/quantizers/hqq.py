@@ -1,0 +1,85 @@
+"""HQQ: 1 to 8 bits by half-quadratic optimisation, without data (Badri & Shaji 2023), in the layers of its library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from pydantic import Field
+
+from ft.errors import ConfigError
+from ft.quantization import stored_bytes
+from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
+from ft_plugins.quantizers import _common
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from ft_hookspecs import Plan, Run
+
+ft_api_version = 1
+ft_requires = {"hqq": "pip install 'ft-framework[hqq]'"}
+
+WIDTHS: Final = (1, 2, 3, 4, 5, 6, 8)
+
+
+class HqqOptions(PluginOptions):
+    """How HQQ groups weights."""
+
+    hqq_group_size: int = Field(
+        default=64, ge=8, multiple_of=8, description="Weights of a row that share a scale and a zero point."
+    )
+
+
+@hookimpl
+def ft_options() -> type[PluginOptions]:
+    return HqqOptions
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
+    yield from _common.problems(plan, "hqq", WIDTHS)
+    yield from _common.sharding_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+
+
+@hookimpl
+def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
+    """Replace the linear layers one by one, on the device that trains.
+
+    Raises:
+        ConfigError: rows that are no whole number of groups.
+    """
+    bits, group, device = _common.bits_of(run.plan), run.plan.of(HqqOptions).hqq_group_size, _common.device_of(run.plan)
+    layers, before = _common.linear_layers(model), stored_bytes(model)
+    _check_rows(layers, group, str(run.plan.sources.get("hqq_group_size", "")))
+    for name, layer in layers.items():
+        model.set_submodule(name, _quantised(layer, bits, group, device))
+    return _common.quantised(model, f"hqq-{bits}", f"groups of {group}", before)
+
+
+def _quantised(layer: nn.Linear, bits: int, group: int, device: torch.device) -> nn.Module:
+    import torch
+    from hqq.core.quantize import HQQLinear, hqq_base_quant_config
+
+    dtype, shape = layer.weight.dtype, layer.weight.shape
+    layer.requires_grad_(False)  # its copy of the bias would carry a gradient that its backward gets wrong
+    config = hqq_base_quant_config(nbits=bits, group_size=group, axis=1)
+    with torch.no_grad():
+        quantised = HQQLinear(layer, config, compute_dtype=dtype, device=str(device))
+    quantised.W_q.unpacked_shape = shape
+    return cast("nn.Module", quantised)
+
+
+def _check_rows(layers: dict[str, nn.Linear], group: int, where: str) -> None:
+    uneven = {name: layer.in_features for name, layer in layers.items() if layer.in_features % group}
+    if uneven:
+        name, size = next(iter(uneven.items()))
+        raise ConfigError(
+            f"hqq_group_size: {group} does not divide the rows of {len(uneven)} layers",
+            where=where,
+            why=f"{name} has rows of {size} weights",
+            remedy="set hqq_group_size to " + " or ".join(str(g) for g in (128, 64, 32, 16, 8) if not size % g),
+        )
