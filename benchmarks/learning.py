@@ -98,8 +98,8 @@ EXAMPLES: dict[str, Example] = {
     "dpo-hinge": preference("hinge"),
     "dpo-ipo": preference("ipo"),
     "dpo-kto_pair": preference("kto_pair"),
-    "dpo-orpo": preference("orpo"),
-    "dpo-simpo": preference("simpo", "pref_beta=2", "simpo_gamma=0.5"),
+    "dpo-orpo": preference("orpo", "pref_beta=1", "learning_rate=4e-4"),
+    "dpo-simpo": preference("simpo", "pref_beta=2", "simpo_gamma=0.5", "learning_rate=4e-4"),
     "kto": Example(
         ("examples/stages/kto.yaml",),
         PREFERENCE,
