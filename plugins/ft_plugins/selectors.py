@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
 from ft_hookspecs import PluginOptions, Selection
+from ft_plugins.loggers._trackers import loggers, missing
 from ft_plugins.quantizers._files import is_quantised
 
 if TYPE_CHECKING:
@@ -33,8 +33,12 @@ _SWITCHES: Final = {
     "enable_liger_kernel": (True, "accelerators", "liger"),
     "use_unsloth": (True, "accelerators", "unsloth"),
     "flash_attn": ("fa2", "accelerators", "flash_attn"),
-    "torch_compile": (True, "accelerators", "compile"),
+    "shift_attn": (True, "accelerators", "shift_attn"),
+    "upcast_layernorm": (True, "accelerators", "upcast"),
+    "upcast_lmhead_output": (True, "accelerators", "upcast"),
 }
+_COMPILING: Final = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
+"""Keys any of which asks for compiling, as it does in transformers."""
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9_]+):(?!//)(?!\\).")
 _DEFAULT_METHOD: Final = "bnb"
 _BITS: Final = ("quantization_bit", "ref_model_quantization_bit", "reward_model_quantization_bit")
@@ -51,7 +55,7 @@ class SelectingOptions(PluginOptions):
         default="lora", min_length=1, description="What part of the model trains: the name of an adapter plugin."
     )
     report_to: list[str] | None = Field(
-        default=None, description="Loggers beside the console and metrics.jsonl: their names, none, or all."
+        default=None, description="Loggers beside the console and metrics.jsonl: their names, none, or all that are installed."
     )
     plot_loss: bool = Field(default=False, description="Draw the loss into loss.png at the end.")
     quantization_bit: int | None = Field(
@@ -62,7 +66,21 @@ class SelectingOptions(PluginOptions):
     )
     enable_liger_kernel: bool = Field(default=False, description="Use Liger's fused Triton kernels.")
     use_unsloth: bool = Field(default=False, description="Use Unsloth's kernels.")
+    shift_attn: bool = Field(
+        default=False, description="Train on long samples with attention within shifted groups (S²-Attn of LongLoRA)."
+    )
+    rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = Field(
+        default=None, description="Scale rotary positions where `cutoff_len` is more than the model was trained on."
+    )
+    upcast_layernorm: bool = Field(default=False, description="Compute norms in float32.")
+    upcast_lmhead_output: bool = Field(default=False, description="Give logits in float32.")
     torch_compile: bool = Field(default=False, description="Compile the layers of the model by torch.compile.")
+    torch_compile_backend: str | None = Field(
+        default=None, description="Backend of torch.compile, which this turns on. Unset: `inductor`."
+    )
+    torch_compile_mode: str | None = Field(
+        default=None, description="Mode of torch.compile, which this turns on: `max-autotune-no-cudagraphs` …"
+    )
 
     use_galore: bool = Field(default=False, description="Project gradients of weights to few dimensions, by GaLore.")
     use_apollo: bool = Field(default=False, description="Scale gradients by those of a random projection, by APOLLO.")
@@ -96,6 +114,10 @@ def select(values: Mapping[str, Any]) -> Iterator[Selection]:
     for key, (value, kind, name) in _SWITCHES.items():
         if values.get(key) == value:
             yield Selection(f"{kind}:{name}", f"{key}: {str(value).lower()}", kind)
+    if values.get("rope_scaling"):
+        yield Selection("accelerators:rope_scaling", f"rope_scaling: {values['rope_scaling']}", "accelerators")
+    if compiling := next((key for key in _COMPILING if values.get(key)), None):
+        yield Selection("accelerators:compile", f"{compiling}: {str(values[compiling]).lower()}", "accelerators")
     yield from _loggers(values.get("report_to") or ())
     yield from _model_sources(values.get("model_name_or_path") or "")
     for kind, names in _ALWAYS.items():
@@ -123,9 +145,9 @@ def _quantizers(values: Mapping[str, Any]) -> Iterator[Selection]:
 
 
 def _loggers(names: Iterable[str]) -> Iterator[Selection]:
-    """The named loggers; for ``all`` every installed one that has no key of its own."""
+    """The named loggers; for ``all`` every one that has no key of its own and whose packages are installed."""
     if "all" in names:
-        names = sorted({entry.name for entry in entry_points(group="ft.loggers")} - _SWITCHES.keys())
+        names = [entry.name for entry in loggers() if entry.name not in missing()]
     for name in names:
         if name not in ("none", *_ALWAYS["loggers"]):
             yield Selection(f"loggers:{name}", f"report_to: {name}", "loggers")

@@ -25,6 +25,12 @@ def rows_before(path: Path, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, row
 
 
+def points(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row as trackers call them: ``train/loss``, ``eval/loss``, ``final/…``."""
+    event = row["event"]
+    return {f"{event}/{name.removeprefix(f'{event}_')}": value for name, value in numbers(row)}
+
+
 def numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The values of a row that are numbers, without its place (``step``, ``epoch``)."""
     for name, value in row.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
 from ft_plugins.loggers._display import Bar, Display, Lines
+from ft_plugins.loggers._trackers import missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,9 @@ DISPLAY: Final = StashKey[Display]("console: what shows the run")
 
 @hookimpl
 def ft_callbacks(run: Run) -> list[TrainerCallback]:
-    """A callback that moves the display at every step."""
+    """A callback that moves the display at every step; and what ``report_to: all`` could not mean is said."""
+    for name, line in missing().items() if "all" in (run.plan.get("report_to") or ()) else ():
+        run.decide(f"report_to: all leaves {name} out, which needs: {line}")
     return [_callback(_display(run))]
 
 

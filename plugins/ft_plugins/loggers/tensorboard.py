@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import numbers
+from ft_plugins.loggers._rows import points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,8 @@ WRITER: Final = StashKey["SummaryWriter"]("tensorboard: the open writer")
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """Add the row's numbers, and flush: a run that is killed keeps its curve."""
     writer = _writer(run)
-    event = row["event"]
-    for name, value in numbers(row):
-        writer.add_scalar(f"{event}/{name.removeprefix(f'{event}_')}", value, row["step"])
+    for name, value in points(row).items():
+        writer.add_scalar(name, value, row["step"])
     writer.flush()
 
 
