@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import typer
 from harness import Comparison, machine
-from variants import VARIANTS, Setting
+from variants import ACCELERATED, VARIANTS, Setting
 from workload import make_workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,8 +30,9 @@ def main(
     steps: Annotated[int, typer.Option(help="optimizer steps a round; the first is not timed", min=2)] = 4,
     rounds: int = 5,
     scale: Annotated[float, typer.Option(help="factor of the sequences' lengths")] = 1.0,
-    variants: str = ",".join(VARIANTS),
+    variants: Annotated[str, typer.Option(help="with commas; fused and compiled too")] = ",".join(VARIANTS),
     save: Annotated[bool, typer.Option(help="write the result into benchmarks/results")] = False,
+    name: Annotated[str, typer.Option(help="what the result is called")] = "step",
 ) -> None:
     """Measure, print the table, and with --save keep it."""
     torch.set_num_threads(1)  # ratios of CPU-seconds; more threads only add noise
@@ -41,7 +42,7 @@ def main(
     workload = make_workload(AutoTokenizer.from_pretrained(folder), steps, scale)
     setting = Setting(folder, method, getattr(torch, dtype), workload)
     comparison = Comparison(dtype)
-    chosen = {name: partial(VARIANTS[name], setting) for name in variants.split(",")}
+    chosen = {name: partial((VARIANTS | ACCELERATED)[name], setting) for name in variants.split(",")}
     comparison.measure(chosen, rounds, typer.echo)
     result = {
         "what": f"sft {method} {dtype}, {model}",
@@ -53,7 +54,7 @@ def main(
     typer.echo(table(result))
     if save:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"step-{method}-{dtype}"
+        path = RESULTS / f"{name}-{method}-{dtype}"
         path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
 

@@ -189,8 +189,8 @@ def quiet_folder() -> Iterator[str]:
         yield folder
 
 
-def ft(setting: Setting) -> Outcome:
-    """``ft.training.PackedTrainer``, the trainer of ``stage: sft``."""
+def ft(setting: Setting, accelerate: Callable[[nn.Module], None] = lambda _: None) -> Outcome:
+    """``ft.training.PackedTrainer``, the trainer of ``stage: sft``, on a model that an accelerator has changed."""
     from datasets import Dataset
     from transformers import TrainingArguments
 
@@ -200,8 +200,24 @@ def ft(setting: Setting) -> Outcome:
     with quiet_folder() as folder:
         arguments = TrainingArguments(**common(setting, folder), remove_unused_columns=False)
         data = Dataset.from_list(setting.workload.sequences)
-        PackedTrainer(setting.model(), arguments, train_dataset=data, callbacks=[recorder]).train()
+        model = setting.model()
+        accelerate(model)
+        PackedTrainer(model, arguments, train_dataset=data, callbacks=[recorder]).train()
     return recorder.outcome()
+
+
+def fused(setting: Setting) -> Outcome:
+    """``ft`` with the layers of ``--plugin fused_lora``."""
+    from ft_plugins.accelerators.fused_lora import ft_accelerate_model
+
+    return ft(setting, lambda model: ft_accelerate_model(model))
+
+
+def compiled(setting: Setting) -> Outcome:
+    """``ft`` with the layers of ``torch_compile: true``; the first step, which is not timed, compiles."""
+    from ft_plugins.accelerators.compile import compile_layers
+
+    return ft(setting, lambda model: compile_layers(model, "inductor", None))
 
 
 def trl(setting: Setting) -> Outcome:
@@ -230,3 +246,4 @@ def trl(setting: Setting) -> Outcome:
 
 
 VARIANTS: dict[str, Callable[[Setting], Outcome]] = {"bare": bare, "same": same, "trl": trl, "ft": ft}
+ACCELERATED: dict[str, Callable[[Setting], Outcome]] = {"fused": fused, "compiled": compiled}

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "ft_packed"
 
-Kernel = Literal["flash_attn", "torch", "cudnn"]
-"""What computes the attention of a packed row on a GPU: the package flash-attn, the FlashAttention inside PyTorch
+Kernel = Literal["fa2", "torch", "cudnn"]
+"""What computes the attention of a packed row on a GPU: the package flash-attn (2), the FlashAttention inside PyTorch
 (both the whole row at once), or cuDNN (a sequence at a time)."""
 
 CUDNN_FIRST: Final = [
@@ -224,7 +224,7 @@ def _by_varlen(
     dtype = _compute_dtype(query)
     q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # (T, heads, D)
     left = window - 1 if window else -1
-    if kernel == "flash_attn" or (kernel is None and is_flash_attn_2_available()):
+    if kernel == "fa2" or (kernel is None and is_flash_attn_2_available()):
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
 
         output: Tensor = flash_attn_varlen_func(

@@ -1,0 +1,1 @@
+"""Plugins that make the same mathematics faster or smaller, one file each."""
