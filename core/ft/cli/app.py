@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 import ft
+from ft.cli.commands import WithPlugins
 from ft.cli.guard import guarded
 
 app = typer.Typer(
+    cls=WithPlugins,
     help="Fine-tune language models. Everything with a name (stage, adapter, logger …) is a plugin.",
     epilog="Exit codes: 0 done, 2 configuration, 3 plugin, 4 data, 5 environment, 6 training, 130/143 stopped.",
     no_args_is_help=True,

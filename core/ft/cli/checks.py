@@ -15,9 +15,11 @@ import ft
 from ft.cli.probe import outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from packaging.requirements import Requirement
+
+    from ft_hookspecs import PluginInfo
 
 DISTRIBUTION: Final = "ft-framework"
 OUR_FOLDER: Final = Path(ft.__file__).resolve().parent
@@ -184,9 +186,23 @@ def plugins() -> Iterator[Finding]:
             yield Finding("plugins", "fail", f"{info.id}: {outcome.blame}", outcome.remedy or remedy)
         else:
             yield Finding("plugins", "ok", f"{info.id} ({info.distribution} {info.version})")
-    for broken in find_plugins().broken:
+    found = find_plugins()
+    for broken in found.broken:
         yield Finding("plugins", "fail", f"{broken.distribution}: {broken.why}", f"pip uninstall {broken.distribution}")
+    yield from _commands(found.commands)
     find_selectors()
+
+
+def _commands(commands: Iterable[PluginInfo]) -> Iterator[Finding]:
+    """A command of a plugin that never gets to be called."""
+    from ft.cli.app import app
+
+    taken = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    taken |= {group.name for group in app.registered_groups if group.name}
+    for info in commands:
+        if info.name in taken:
+            remedy = f"report it to the authors of {info.distribution}"
+            yield Finding("plugins", "warn", f"{info.id} of {info.distribution} cannot be called: ft has one", remedy)
 
 
 def _version(name: str) -> str | None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SELECTORS: Final = "selectors"
 """The group ``ft.selectors`` holds no plugins but what maps configuration keys to them."""
 
+COMMANDS: Final = "commands"
+"""The group ``ft.commands`` holds functions that are commands of ``ft``."""
+
 PREFIX: Final = "ft."
 OURS: Final = re.compile(r"^\s*\[\s*ft\.", re.MULTILINE)
 
@@ -39,6 +42,7 @@ class Found:
     plugins: tuple[PluginInfo, ...] = ()
     broken: tuple[Broken, ...] = ()
     selectors: tuple[PluginInfo, ...] = ()
+    commands: tuple[PluginInfo, ...] = ()
 
     def __iter__(self) -> Iterator[PluginInfo]:
         return iter(self.plugins)
@@ -61,11 +65,12 @@ def find_plugins() -> Found:
     plugins, broken = find_entry_points()
     order = {kind: place for place, kind in enumerate(KINDS)}
     ours = {plugin for plugin in plugins if plugin.kind in order}
-    strangers = [_unknown_group(plugin) for plugin in plugins if plugin.kind not in (*order, SELECTORS)]
+    strangers = [_unknown_group(plugin) for plugin in plugins if plugin.kind not in (*order, SELECTORS, COMMANDS)]
     return Found(
         plugins=tuple(sorted(ours, key=lambda plugin: (order[plugin.kind], plugin))),
         broken=(*broken, *strangers),
         selectors=tuple(sorted(plugin for plugin in plugins if plugin.kind == SELECTORS)),
+        commands=tuple(sorted(plugin for plugin in plugins if plugin.kind == COMMANDS)),
     )
 
 
@@ -117,7 +122,7 @@ def _version(distribution: Distribution) -> str:
 
 
 def _unknown_group(plugin: PluginInfo) -> Broken:
-    meant = "".join(f"; did you mean {PREFIX}{kind}?" for kind in nearest(plugin.kind, KINDS))
+    meant = "".join(f"; did you mean {PREFIX}{kind}?" for kind in nearest(plugin.kind, (*KINDS, COMMANDS)))
     return Broken(plugin.distribution, f"{PREFIX}{plugin.kind} ({plugin.name}) is no kind of plugin{meant}")
 
 

@@ -1,0 +1,92 @@
+"""What cannot be, in a file that somebody wrote: refused with the key, its line and a remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft import lifecycle
+from ft.errors import FtError
+from ft.planning import make_plan
+from ft.testing import save_tiny_model
+from ft_hookspecs import Run
+
+PLANNING = {
+    "rank 0": ("lora_rank: 0", "lora_rank", "at least 1"),
+    "no layer": (
+        "finetuning_type: freeze\nfreeze_trainable_layers: 0",
+        "freeze_trainable_layers: 0",
+        "first with a minus",
+    ),
+    "conversion without PiSSA": ("pissa_convert: true", "nothing to convert", "pissa_init: true"),
+    "PiSSA that goes on": ("pissa_init: true\nadapter_name_or_path: org/x", "goes on with one", "create_new_adapter"),
+    "PiSSA in shards": ("pissa_init: true\nfsdp: full_shard", "pissa_init with fsdp", "take one"),
+    "rate of embeddings alone": ("loraplus_lr_embedding: 1e-5", "without loraplus_lr_ratio", "set loraplus_lr_ratio"),
+    "blocks twice": ("finetuning_type: oft\noft_rank: 4\noft_block_size: 16", "are both set", "keep oft_block_size"),
+    "no blocks": ("finetuning_type: oft\noft_block_size: 0", "nothing to train", "oft_block_size: 32"),
+    "special tokens twice": (
+        "add_special_tokens: [<a>]\nnew_special_tokens_config: t.yaml",
+        "both name",
+        "take it out",
+    ),
+    "no descriptions": ("init_special_tokens: desc_init", "needs descriptions", "new_special_tokens_config"),
+    "somebody else's key": ("oft_rank: 4", "oft_rank", "oft"),
+}
+SURGERY = {
+    "unknown module": ("lora_target: [q_proj, vproj]", "vproj", "v_proj"),
+    "unknown module of freeze": ("finetuning_type: freeze\nfreeze_trainable_modules: [mpl]", "mpl", "mlp"),
+    "unknown module of oft": ("finetuning_type: oft\noft_target: [q_porj]", "q_porj", "q_proj"),
+    "embeddings of PiSSA": ("pissa_init: true\nlora_target: [embed_tokens]", "no linear layer", "take pissa_init out"),
+    "rank of PiSSA": ("pissa_init: true\nlora_rank: 33", "32 at most", "at most 32"),
+    "blocks that do not divide": ("finetuning_type: oft\noft_block_size: 48", "does not divide the 64", "32, 16, 8"),
+    "a norm": ("finetuning_type: oft\noft_target: [norm]", "'norm'", "oft_target: all"),
+    "no file of tokens": ("new_special_tokens_config: nowhere.yaml", "cannot be read", "a line a token"),
+}
+
+
+@pytest.fixture
+def refusal(tiny_model_dir, tmp_path):
+    """The error that a configuration ends in."""
+
+    def of(text, model=tiny_model_dir):
+        path = tmp_path / "run.yaml"
+        path.write_text(f"model_name_or_path: {model}\ndataset: x.json\noutput_dir: {tmp_path / 'out'}\n{text}\n")
+        with pytest.raises(FtError) as caught:
+            begin(path)
+        return caught.value
+
+    return of
+
+
+def begin(path):
+    plan, plugins = make_plan(path)
+    run = Run(plan)
+    for phase in (lifecycle.find_model, lifecycle.load_model, lifecycle.change_model):
+        phase(run, plugins)
+
+
+@pytest.mark.parametrize(("text", "says", "remedy"), [*PLANNING.values(), *SURGERY.values()], ids=[*PLANNING, *SURGERY])
+def test_it_is_refused_with_line_and_remedy(text, says, remedy, refusal):
+    error = str(refusal(text))
+    assert says in error
+    assert remedy in error
+    assert "run.yaml:" in error
+
+
+def test_what_peft_cannot_turn(refusal, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from ft.testing import tiny_tokenizer
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=384, n_positions=64, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    error = str(refusal("finetuning_type: oft", tmp_path / "gpt2"))
+    assert "Conv1D" in error
+    assert "set finetuning_type: lora" in error
+
+
+def test_oft_cannot_keep_tied_embeddings_one(refusal, tmp_path):
+    folder = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
+    error = str(refusal("finetuning_type: oft\nadd_tokens: [<a>]", folder))
+    assert "share their weights with the head" in error
