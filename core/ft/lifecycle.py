@@ -85,7 +85,7 @@ def find_model(run: Run, plugins: PluginManager) -> None:
 
 
 def estimate_memory(run: Run, plugins: PluginManager) -> None:
-    """``ft_estimate`` corrects what the model's files and the keys say; too much for the device is said, not refused."""
+    """``ft_estimate`` corrects what the files and keys say; too much for the device is said, not refused."""
     from ft.estimate import estimate_or_note, room, warning
 
     assert run.model_files is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ft import __version__
+from ft import estimate as memory
 from ft.config import redact, redact_text
 from ft.errors import ConfigError, EnvironmentProblem
 
@@ -108,6 +109,7 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
         "model": None if run.model_files is None else run.model_files.description or run.model_files.path,
         "data": {split: vars(counts) for split, counts in run.counts.items()},
+        "memory": None if run.estimate is None else memory.describe(run.estimate, memory.room(plan)),
         "changes": [{"plugin": info.id, "summary": change.summary, **change.details} for info, change in run.changes],
         "decisions": run.decisions,
         "notes": list(plan.notes),

@@ -47,8 +47,8 @@ def old_names() -> set[str]:
 
 
 def answered_keys() -> set[str]:
-    """Keys that stand for another key or have one answer: no options, even where transformers has them."""
-    return {*table()["renamed"], *table()["settled"]}
+    """Keys that stand for another key, have one answer or are a plugin's: no options, even where transformers has them."""
+    return old_names()
 
 
 def translate(levels: Iterable[Mapping[str, Given]], known: Collection[str]) -> Translated:

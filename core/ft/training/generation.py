@@ -218,7 +218,7 @@ def _plain_attention(model: nn.Module) -> Iterator[None]:
     """Plain ``sdpa`` for a while: caches and compilation in transformers know it by name."""
     base: Any = unwrap(model)
     before = base.config._attn_implementation
-    if before == NAME:
+    if str(before).startswith(NAME):  # also with a kernel of a plugin's choice
         base.set_attn_implementation("sdpa")
     try:
         yield

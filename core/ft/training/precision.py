@@ -64,6 +64,11 @@ def choose_dtype(plan: Plan, trains_everything: bool, machine: Devices | None = 
     return dtype, reason
 
 
+def dtype_name(plan: Plan, trains_everything: bool) -> str:
+    """The name of the dtype that :func:`choose_dtype` gives; imports no torch."""
+    return _choose(plan, trains_everything, devices())[0]
+
+
 def _choose(plan: Plan, trains_everything: bool, machine: Devices) -> tuple[str, str]:
     if plan.get("pure_bf16"):
         return "bfloat16", "pure_bf16 was asked for"

@@ -14,7 +14,7 @@ from ft.errors import ConfigError
 from ft.modeling import trainable_report
 from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
-from ft_plugins.adapters import _targets
+from ft_plugins.adapters import _estimate, _targets
 from ft_plugins.adapters._weights import cast_trainable, run_in, save_whole, whole_weights_problems
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
 
@@ -71,6 +71,12 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             keys=("freeze_trainable_layers", "use_llama_pro"),
         )
     yield from whole_weights_problems(plan, "freeze tuning")
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    options = plan.of(FreezeOptions)
+    return _estimate.layers(estimate, options.freeze_trainable_layers)
 
 
 @hookimpl

@@ -8,6 +8,7 @@ from ft.errors import ConfigError
 from ft.modeling import trainable_report
 from ft.options import ModelOptions
 from ft_hookspecs import Change, Problem, hookimpl
+from ft_plugins.adapters import _estimate
 from ft_plugins.adapters._weights import cast_trainable, save_whole, training_dtype, whole_weights_problems
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 
 @hookimpl
@@ -32,6 +33,11 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             keys=("dtype",),
         )
     yield from whole_weights_problems(plan, "full tuning")
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return _estimate.whole(plan, estimate)
 
 
 @hookimpl

@@ -29,6 +29,11 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
     return ModelFiles(str(folder.resolve()), description=f"{file.name}, dequantised once")
 
 
+@hookimpl
+def ft_locate_model(name: str) -> Path | None:
+    return find_gguf(Path(name).expanduser())
+
+
 def find_gguf(path: Path) -> Path | None:
     """The GGUF file that ``path`` means, or ``None``.
 

@@ -68,6 +68,16 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles:
     return ModelFiles(match["repo"], revision=folder.name, description=f"{match['repo']} at {folder.name[:12]}")
 
 
+@hookimpl
+def ft_locate_model(plan: Plan, name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    match = HUB_ID.fullmatch(name)
+    revision = match and (match["revision"] or plan.of(ModelOptions).model_revision)
+    found = match and try_to_load_from_cache(match["repo"], "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _tried(name: str) -> str:
     path = Path(name).absolute()
     near = nearest_siblings(path)

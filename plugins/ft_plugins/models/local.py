@@ -42,6 +42,12 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
 
 
 @hookimpl
+def ft_locate_model(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    return path if (path / "config.json").is_file() else None
+
+
+@hookimpl
 def ft_add_adapters(plan: Plan, model: PreTrainedModel, names: list[str]) -> PreTrainedModel | nn.Module:
     """Adapters in folders or of the hub; all but the last are merged, as in a model that goes on training."""
     from ft_plugins import _saved_adapters

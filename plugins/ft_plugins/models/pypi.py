@@ -54,6 +54,16 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
     return model_in(files, name, cache)
 
 
+@hookimpl
+def ft_locate_model(plan: Plan, name: str) -> Path | None:
+    match = REQUIREMENT.fullmatch(name.removeprefix(SCHEME)) if name.startswith(SCHEME) else None
+    if match is None:
+        return None
+    target = _target(match[0], cache_folder(plan.of(ModelOptions).cache_dir))
+    found = models_among(installed_files(match["name"], match["version"]) or _held(target))
+    return found[0] if len(found) == 1 else None
+
+
 def installed_files(name: str, version: str | None) -> list[Path]:
     """The files of an installed package, read from its metadata; none if it is absent or of another version."""
     try:
@@ -70,11 +80,19 @@ def downloaded_files(requirement: str, cache: Path) -> list[Path]:
 
     A name without a version stays at the version found first; name a version to have another.
     """
-    name, _, version = requirement.partition("==")
-    target = cache / "pypi" / "==".join(filter(None, (canonicalize_name(name), version)))
+    target = _target(requirement, cache)
     if not target.is_dir():
         with atomic_folder(target) as folder, TemporaryDirectory(dir=folder.parent) as wheels:
             unpack(download(requirement, Path(wheels)), folder)
+    return _held(target)
+
+
+def _target(requirement: str, cache: Path) -> Path:
+    name, _, version = requirement.partition("==")
+    return cache / "pypi" / "==".join(filter(None, (canonicalize_name(name), version)))
+
+
+def _held(target: Path) -> list[Path]:
     return sorted(file for file in target.rglob("*") if file.is_file())
 
 
@@ -104,19 +122,24 @@ def model_in(files: Iterable[Path], name: str, cache: Path) -> ModelFiles:
     Raises:
         DataError: there is none, or more than one.
     """
-    present = [file for file in files if file.is_file()]
-    ggufs = [file for file in present if file.suffix == ".gguf"]
-    weights = {file.parent for file in present if file.suffix == ".safetensors"}
-    folders = [file.parent for file in present if file.name == "config.json" and file.parent in weights]
-    found = [*ggufs, *folders]
+    found = models_among(files)
     if len(found) != 1:
         raise DataError(
             f"{name} holds {len(found) or 'no'} model{'s' if found else ''}",
             why=", ".join(path.name for path in found) or "no GGUF file and no folder with config.json and safetensors",
             remedy="name a package that holds exactly one model",
         )
-    if folders:
-        check_folder(folders[0], name)
-        return ModelFiles(str(folders[0].resolve()), description=name)
-    folder = convert_gguf(ggufs[0], cache)
-    return ModelFiles(str(folder.resolve()), description=f"{ggufs[0].name} of {name}, dequantised once")
+    [model] = found
+    if model.is_dir():
+        check_folder(model, name)
+        return ModelFiles(str(model.resolve()), description=name)
+    folder = convert_gguf(model, cache)
+    return ModelFiles(str(folder.resolve()), description=f"{model.name} of {name}, dequantised once")
+
+
+def models_among(files: Iterable[Path]) -> list[Path]:
+    """The GGUF files, and the folders with config.json and safetensors."""
+    present = [file for file in files if file.is_file()]
+    weights = {file.parent for file in present if file.suffix == ".safetensors"}
+    folders = [file.parent for file in present if file.name == "config.json" and file.parent in weights]
+    return [*(file for file in present if file.suffix == ".gguf"), *folders]

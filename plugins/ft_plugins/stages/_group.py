@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from ft_hookspecs import Problem
+from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import sharding_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft_hookspecs import Plan
+    from ft_hookspecs import Estimate, Plan
 
 REQUIRES: Final = {"trl": "pip install 'ft-framework[trl]'"}
 
@@ -72,6 +73,13 @@ def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Pr
     if plan.get("eval_dataset") or plan.get("val_size"):
         number = options.num_generations_eval or options.num_generations
         yield from whole_groups(plan, "per_device_eval_batch_size", "num_generations_eval", number)
+
+
+def group_memory(plan: Plan, estimate: Estimate, options: GroupOptions) -> Estimate:
+    """TRL pads, draws all answers of its steps at once, and keeps a reference only for a KL in the loss."""
+    steps = options.steps_per_generation or int(plan.get("gradient_accumulation_steps") or 1)
+    drawn = int(plan.get("per_device_train_batch_size") or 8) * steps
+    return _memory.rollouts(plan, estimate, drawn, packed=False, reference=options.beta > 0)
 
 
 def whole_groups(

@@ -44,8 +44,10 @@ def sharding_problems(plan: Plan, stage: str) -> Iterator[Problem]:
 def reference_problems(plan: Plan) -> Iterator[Problem]:
     """A second copy of the model that would be the reference anyway."""
     reference, model = plan.get("ref_model"), plan.get("model_name_or_path")
-    starts_elsewhere = plan.get("adapter_name_or_path") or plan.get("ref_model_adapters")
-    if reference and not starts_elsewhere and Path(reference).resolve() == Path(model).resolve():
+    differs = plan.get("adapter_name_or_path") or any(
+        plan.get(key) for key in ("ref_model_adapters", "ref_model_quantization_bit")
+    )
+    if reference and not differs and Path(reference).resolve() == Path(model).resolve():
         yield Problem(
             "ref_model is the model that trains",
             why="the model as it is before its first step is the reference anyway; a copy would only take memory",

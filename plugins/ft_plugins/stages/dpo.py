@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
 
@@ -83,6 +84,11 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         yield from reference_problems(plan)
         if plan.get("streaming"):  # else the reference is asked before anything is sharded
             yield from sharding_problems(plan, "dpo on a stream")
+
+
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return _memory.pairs(plan, estimate, reference=plan.of(DpoOptions).has_reference)
 
 
 @hookimpl

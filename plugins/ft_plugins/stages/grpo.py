@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages._group import REQUIRES, GroupOptions, group_problems
+from ft_plugins.stages._group import REQUIRES, GroupOptions, group_memory, group_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
 ft_requires = REQUIRES
@@ -40,6 +40,11 @@ def ft_options() -> type[PluginOptions]:
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     return group_problems(plan, plan.of(GrpoOptions), "grpo")
+
+
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return group_memory(plan, estimate, plan.of(GrpoOptions))
 
 
 @hookimpl

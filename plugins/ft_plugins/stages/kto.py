@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ft.errors import DataError
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
 
@@ -48,6 +49,11 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         )
     yield from reference_problems(plan)
     yield from sharding_problems(plan, "kto")
+
+
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return _memory.mismatched(plan, estimate)
 
 
 @hookimpl

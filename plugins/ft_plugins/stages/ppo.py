@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ft.options import DataOptions, ReferenceOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages import _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
+
+BATCH: Final = 16
+"""Answers that are generated at a time."""
 
 UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "num_beams": ((1,), "beams are no draws from the policy"),
@@ -67,6 +71,11 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set metric_for_best_model: reward and greater_is_better: true",
             keys=("metric_for_best_model", "load_best_model_at_end", "save_strategy"),
         )
+
+
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return _memory.rollouts(plan, estimate, BATCH, packed=True)
 
 
 @hookimpl

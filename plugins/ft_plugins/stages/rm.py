@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from ft_hookspecs import Problem, hookimpl
+from ft_plugins.stages import _memory
 from ft_plugins.stages._heads import own_heads
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
 
@@ -34,6 +35,11 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set eval_dataset or val_size, or take do_predict out",
             keys=("do_predict",),
         )
+
+
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return _memory.pairs(plan, estimate, reference=False)
 
 
 @hookimpl

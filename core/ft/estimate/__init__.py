@@ -1,0 +1,25 @@
+"""How much memory a run will take, before anything is loaded. Public: plugins that decide by it may import it.
+
+A plan and the headers of the model's files say most of it; plugins correct the rest in ``ft_estimate``.
+"""
+
+from ft.estimate.composition import estimate_memory, estimate_or_note
+from ft.estimate.devices import Room, room
+from ft.estimate.report import describe, gigabytes, warning
+from ft.estimate.shape import UnknownShapeError, read_shape
+from ft.estimate.terms import Term, peak, terms
+
+__all__ = [
+    "Room",
+    "Term",
+    "UnknownShapeError",
+    "describe",
+    "estimate_memory",
+    "estimate_or_note",
+    "gigabytes",
+    "peak",
+    "read_shape",
+    "room",
+    "terms",
+    "warning",
+]
