@@ -62,8 +62,9 @@ def quantization_of(model: nn.Module) -> str | None:
     method = getattr(getattr(getattr(base, "hf_quantizer", None), "quantization_config", None), "quant_method", None)
     if method is None:
         return None
+    method = str(getattr(method, "value", method))
     bits = 4 if getattr(base, "is_loaded_in_4bit", False) else 8
-    return f"bnb-{bits}" if "bitsandbytes" in str(method) else str(getattr(method, "value", method))
+    return f"bnb-{bits}" if method == "bitsandbytes" else method
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -103,7 +104,7 @@ def dequantized(module: nn.Module) -> Tensor:
 
 
 def _bnb_kind(weight: object) -> str | None:
-    """bitsandbytes' classes are known by name, so that it need not be installed."""
+    """The class of bitsandbytes, known by name, so that it need not be installed."""
     name = type(weight).__name__
     return name if name in _DEQUANTISE else None
 
@@ -126,7 +127,7 @@ _DEQUANTISE: Final = {"Params4bit": _dequantise_4bit, "Int8Params": _dequantise_
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all weights of a model as they are stored, with the scales and codes of quantised ones; shared ones once."""
+    """Bytes of all weights as they are stored, with the scales and codes of quantised ones; shared ones once."""
     held: dict[tuple[int, int], int] = {}
     for module in model.modules():
         for tensor in _tensors(module):

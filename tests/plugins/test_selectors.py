@@ -36,6 +36,9 @@ def test_what_is_selected_when_nothing_is_said() -> None:
         ({"plot_loss": True}, "loggers:plot_loss"),
         ({"quantization_bit": 4}, "quantizers:bnb"),
         ({"quantization_bit": 4, "quantization_method": "hqq"}, "quantizers:hqq"),
+        ({"quantization_method": "hqq"}, "quantizers:hqq"),
+        ({"ref_model_quantization_bit": 4}, "quantizers:bnb"),
+        ({"reward_model_quantization_bit": 8, "quantization_method": "eetq"}, "quantizers:eetq"),
         ({"enable_liger_kernel": True}, "accelerators:liger"),
         ({"use_unsloth": True}, "accelerators:unsloth"),
         ({"flash_attn": "fa2"}, "accelerators:flash_attn"),
@@ -81,7 +84,7 @@ def test_all_leaves_out_what_has_its_own_key() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"quantization_method": "hqq"}, {"quantization_bit": 0}, {"stage": ""}, {"report_to": ["none", "tensorboard"]}],
+    [{"quantization_bit": 0}, {"stage": ""}, {"report_to": ["none", "tensorboard"]}],
 )
 def test_values_that_contradict_themselves(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ft.errors import ConfigError, DataError
 from ft.modeling import trainable_report
+from ft.quantization import quantizer
 from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem
 from ft_plugins import _saved_adapters
@@ -70,9 +71,9 @@ def problems(method: Method, plan: Plan) -> Iterable[Problem]:
             keys=("create_new_adapter",),
         )
     merged, continued = split(plan)
-    if merged and (quantizer := plan.plugin("quantizers")):
+    if merged and (found := quantizer(plan)):
         yield Problem(
-            f"adapters cannot be merged into weights quantised by {quantizer.name!r}",
+            f"adapters cannot be merged into weights quantised by {found.name!r}",
             why="the sum would be rounded again",
             remedy="name one adapter without create_new_adapter, or merge into the unquantised model first",
             keys=("create_new_adapter", "adapter_name_or_path"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ft.errors import ConfigError
+from ft.quantization import quantizer
 from ft_hookspecs import Problem
 from ft_plugins._saved_adapters import RESIDUAL
 from ft_plugins.adapters import _peft
@@ -31,9 +32,9 @@ def problems(plan: Plan) -> Iterable[Problem]:
                 keys=("pissa_convert",),
             )
         return
-    if quantizer := plan.plugin("quantizers"):
+    if found := quantizer(plan):
         yield Problem(
-            f"pissa_init cannot change weights quantised by {quantizer.name!r}",
+            f"pissa_init cannot change weights quantised by {found.name!r}",
             why="what it leaves of them would be rounded to the few levels of another matrix",
             remedy=f"train without quantisation once and save (max_steps: 1); then quantise that run's {RESIDUAL} as "
             "model_name_or_path, with its adapter as adapter_name_or_path and without pissa_init",

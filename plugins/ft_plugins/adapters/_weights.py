@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.options import ModelOptions
+from ft.quantization import quantizer
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def whole_weights_problems(plan: Plan, tuning: str) -> Iterator[Problem]:
             remedy="set finetuning_type: lora, or merge the adapter into the model first",
             keys=("adapter_name_or_path",),
         )
-    if quantizer := plan.plugin("quantizers"):
+    if found := quantizer(plan):
         yield Problem(
-            f"{tuning} cannot train weights quantised by {quantizer.name!r}",
+            f"{tuning} cannot train weights quantised by {found.name!r}",
             why="quantised weights have no gradient",
             remedy="set finetuning_type: lora, or leave quantisation out",
             keys=("finetuning_type", "quantization_method", "quantization_bit"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from ft.quantization import quantizer
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def whole_weights(plan: Plan, name: str, why: str, *, adapters: bool = False) ->
             remedy="set finetuning_type: full or freeze, or leave the optimizer out",
             keys=(f"use_{name}", "finetuning_type"),
         )
-    if (quantizer := plan.plugin("quantizers")) and not adapters:
+    if (found := quantizer(plan)) and not adapters:
         yield Problem(
-            f"{name} with weights quantised by {quantizer.name}",
+            f"{name} with weights quantised by {found.name}",
             why="it trains the weights themselves, and quantised ones have no gradient",
             remedy="take quantization_bit out",
             keys=(f"use_{name}", "quantization_bit"),

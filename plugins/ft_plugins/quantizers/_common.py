@@ -70,7 +70,7 @@ def sharding_problems(plan: Plan, name: str, why: str) -> Iterator[Problem]:
             yield Problem(
                 f"{name} with {key}",
                 why=why,
-                remedy=f"take {key} out (each process then holds the quantised weights), or set quantization_method: bnb",
+                remedy=f"take {key} out: each process then holds all of the quantised weights",
                 keys=(key, "quantization_method", BITS),
             )
 

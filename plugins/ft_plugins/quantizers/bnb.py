@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
@@ -14,12 +16,18 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
 ft_requires = {"bitsandbytes": "pip install 'ft-framework[bnb]'"}
 
 WIDTHS: Final = (4, 8)
+CHATTY: Final = {
+    "bitsandbytes.autograd._functions": "inputs will be cast",
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+}
+"""Loggers with a line that says nothing new: a layer a step, that LLM.int8() computes in float16, which is how it is
+defined; and that a kernel for evaluation, which is never used here, is not installed."""
 
 
 class BnbOptions(PluginOptions):
@@ -87,8 +95,17 @@ def _sharding(plan: Plan, options: BnbOptions) -> Iterator[Problem]:
 
 
 @hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    bits = _common.bits_of(plan)
+    scales = 1 / 64 + 4 / (64 * 256) if plan.of(BnbOptions).double_quantization else 4 / 64
+    return replace(estimate, matrix_bytes=0.5 + scales if bits == 4 else 1.0) if bits else estimate
+
+
+@hookimpl
 def ft_model_load_options(run: Run) -> Mapping[str, Any]:
-    """transformers quantises each weight as it reads it."""
+    """Each weight is quantised by transformers as it is read."""
+    for name in CHATTY:
+        logging.getLogger(name).addFilter(_says_something)
     from transformers import BitsAndBytesConfig
 
     from ft.training.precision import choose_dtype
@@ -106,6 +123,10 @@ def ft_model_load_options(run: Run) -> Mapping[str, Any]:
         bnb_4bit_quant_storage=options.bnb_4bit_quant_storage,
     )
     return {"quantization_config": config, "device_map": {"": _common.device_of(run.plan)}}
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return CHATTY.get(record.name, "") not in str(record.msg)
 
 
 @hookimpl

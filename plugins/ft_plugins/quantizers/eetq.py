@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
 
@@ -26,6 +27,11 @@ WIDTHS: Final = (8,)
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "eetq", WIDTHS, default=8)
     yield from _common.sharding_problems(plan, "eetq", "a shard would hold weights without their scales")
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    return replace(estimate, matrix_bytes=1.0) if _common.bits_of(plan, default=8) else estimate
 
 
 @hookimpl

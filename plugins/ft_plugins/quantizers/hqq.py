@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 from pydantic import Field
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
 ft_requires = {"hqq": "pip install 'ft-framework[hqq]'"}
 
-WIDTHS: Final = (1, 2, 3, 4, 5, 6, 8)
+STORED: Final = {1: 1, 2: 2, 3: 3.2, 4: 4, 5: 8, 6: 8, 8: 8}
+"""Bits that a weight takes for each width: ten of 3 bits share 32, and 5 and 6 are not packed."""
 
 
 class HqqOptions(PluginOptions):
@@ -41,8 +43,15 @@ def ft_options() -> type[PluginOptions]:
 
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
-    yield from _common.problems(plan, "hqq", WIDTHS)
+    yield from _common.problems(plan, "hqq", tuple(STORED))
     yield from _common.sharding_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    bits = _common.bits_of(plan)
+    scales = 2 * estimate.weight_bytes / plan.of(HqqOptions).hqq_group_size  # and zeros, in the format of the others
+    return replace(estimate, matrix_bytes=STORED[bits] / 8 + scales) if bits else estimate
 
 
 @hookimpl

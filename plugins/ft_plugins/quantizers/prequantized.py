@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ft.devices import devices
 from ft.errors import ConfigError
 from ft.options import ModelOptions
-from ft.quantization import quantization_of, quantised_files
+from ft.quantization import quantised_files, quantization_of
 from ft_hookspecs import Change, Problem, hookimpl
 from ft_plugins.quantizers import _common
 from ft_plugins.quantizers._files import files_config
@@ -26,7 +27,7 @@ ft_api_version = 1
 class Method(NamedTuple):
     """What transformers needs for a method: packages by import name with what to install, and perhaps a GPU."""
 
-    packages: dict[str, str] = {}
+    packages: Mapping[str, str] = MappingProxyType({})
     gpu: bool = False
     dequantises: bool = False
     """Its kernels have no gradient: the weights become floats while they are read."""
@@ -115,7 +116,7 @@ def _config(plan: Plan) -> Mapping[str, Any]:
 
 @hookimpl
 def ft_model_load_options(run: Run) -> Mapping[str, Any]:
-    """transformers finds the method itself, unless its kernels have no gradient."""
+    """The method is found by transformers itself; weights whose kernels have no gradient become floats."""
     config = _config(run.plan) or quantised_files(run.model_files.path if run.model_files else "")
     name = method_of(config)
     method = METHODS.get(name, Method())

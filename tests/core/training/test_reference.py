@@ -191,7 +191,7 @@ def test_the_reference_is_chosen_by_the_keys(build: Build, tmp_path: Path) -> No
     keys = {"ref_model": "org/other", "ref_model_adapters": "x,y"}
     run = run_of(tmp_path, model=model, tokenizer=tokenizer("a", "b"), load_other=load, values=keys)
     assert reference_for(run).model is not model
-    assert asked == [("org/other", "x,y")]
+    assert asked == [("org/other", "x,y", None)]
     run.tokenizer = tokenizer("b", "a")
     with pytest.raises(DataError, match="another vocabulary"):
         reference_for(run)
@@ -199,7 +199,12 @@ def test_the_reference_is_chosen_by_the_keys(build: Build, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("keys", "reason"),
-    [({"ref_model_adapters": "x"}, "without ref_model"), ({"ref_model_quantization_bit": 4}, "no quantizer")],
+    [
+        ({"ref_model_adapters": "x"}, "without ref_model"),
+        ({"ref_model_quantization_bit": 4}, "without ref_model"),
+        ({"ref_model": "a", "ref_model_quantization_bit": 9}, "less than or equal"),
+        ({"ref_model": "a", "ref_model_adapters": "x,y", "ref_model_quantization_bit": 4}, "rounded again"),
+    ],
 )
 def test_keys_that_say_nothing_are_refused(keys: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):

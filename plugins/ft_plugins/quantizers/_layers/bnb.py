@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from bitsandbytes import MatmulLtState
@@ -10,8 +9,6 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 if TYPE_CHECKING:
     from torch import nn
-
-CASTS = "MatMul8bitLt: inputs will be cast"
 
 
 class ExactState(MatmulLtState):
@@ -32,10 +29,9 @@ class ExactState(MatmulLtState):
 def make_trainable(model: nn.Module) -> None:
     """Keep 4-bit weights in the packing that has a gradient, and 8-bit products the same in training and evaluation.
 
-    On a CPU with AVX512-BF16, bitsandbytes packs 4-bit weights anew in the first forward of an evaluation, for a product
-    without a backward: training afterwards has gradients of zero below each such layer. That packing also rounds the
-    scales to bfloat16 and cannot be undone exactly, so it must never happen. Costs nothing in training; evaluation
-    takes the product of training.
+    On a CPU with AVX512-BF16, the first forward of an evaluation packs 4-bit weights anew, for a product without a
+    backward: training afterwards has gradients of zero below each such layer. That packing also rounds the scales to
+    bfloat16 and cannot be undone exactly, so it must never happen. Evaluation takes the product of training instead.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -43,9 +39,3 @@ def make_trainable(model: nn.Module) -> None:
         elif isinstance(module, Linear8bitLt) and module.weight.device.type == "cpu":
             module.state.__dict__.pop("is_training", None)
             module.state.__class__ = ExactState
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_says_something)
-
-
-def _says_something(record: logging.LogRecord) -> bool:
-    """Not the line of each 8-bit layer in each step: the cast is how LLM.int8() is defined."""
-    return CASTS not in str(record.msg)

@@ -1,0 +1,127 @@
+"""Quantised models in a run: files that are quantised already, a second model, and every stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from ft.errors import ConfigError
+from ft.other_models import load_other
+from ft.quantization import dequantized, quantization_of
+from ft.testing import Runs, save_tiny_model, tiny_tokenizer
+from ft.testing.surgery import changed_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUANTIZERS = {
+    "bnb-4": {"quantization_bit": 4},
+    "bnb-8": {"quantization_bit": 8},
+    "hqq-4": {"quantization_bit": 4, "quantization_method": "hqq"},
+    "eetq-8": {"quantization_method": "eetq"},
+}
+
+
+def test_files_quantised_by_bitsandbytes(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    saved = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=config, dtype=torch.float32)
+    saved.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    run, _ = changed_model({"model_name_or_path": tmp_path / "model"}, tmp_path)
+    info, change = run.changes[0]
+    assert (info.name, change.details["quantization"]) == ("prequantized", "bnb-4")
+    assert "as its files are" in change.summary
+    wanted = dequantized(saved.get_submodule("model.layers.0.mlp.up_proj"))
+    found = dequantized(run.model.get_base_model().get_submodule("model.layers.0.mlp.up_proj"))
+    torch.testing.assert_close(found, wanted)
+    assert not any(getattr(each, "support_avx512bf16_for_cpu", False) for each in run.model.modules())
+
+
+def test_quantised_files_that_no_plugin_answers_for(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a model of the hub that had not been fetched while planning."""
+    monkeypatch.setattr("ft.surgery.quantization_of", lambda model: "gptq")
+    with pytest.raises(ConfigError, match="was not known while planning"):
+        changed_model({"model_name_or_path": tiny_model_dir}, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "keys"), QUANTIZERS.items(), ids=QUANTIZERS)
+def test_a_second_model_is_quantised_and_the_policy_is_not(
+    name: str, keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    bits = keys.get("quantization_bit", 8)
+    second = save_tiny_model(tmp_path / "second", seed=1)
+    method = {"quantization_method": keys.get("quantization_method")}
+    asked = {"stage": "dpo", "finetuning_type": "full", "ref_model": second, "ref_model_quantization_bit": bits}
+    run, plugins = changed_model({"model_name_or_path": tiny_model_dir, **asked, **method}, tmp_path)
+    assert quantization_of(run.model) is None
+    other = load_other(run, plugins, str(second), None, bits)
+    assert quantization_of(other.model) == name
+    assert any(name in line for line in run.decisions)
+    assert quantization_of(load_other(run, plugins, str(second)).model) is None
+
+
+def test_rows_that_are_no_whole_number_of_groups(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "qwen2", intermediate_size=72)
+    keys = {"model_name_or_path": folder, **QUANTIZERS["hqq-4"]}
+    with pytest.raises(ConfigError, match="does not divide the rows of 2 layers") as caught:
+        changed_model(keys, tmp_path)
+    assert "set hqq_group_size to 8" in caught.value.remedy
+    run, _ = changed_model({**keys, "hqq_group_size": 8}, tmp_path)  # with biases, which must stay out of its backward
+    ids = torch.arange(4, 28)[None]
+    run.model(input_ids=ids, labels=ids).loss.backward()
+
+
+# ---- whole runs
+
+
+STAGES = {
+    "sft": ({}, {"instruction": "Say it.", "output": "one two three"}),
+    "rm": ({}, {"prompt": "Say it.", "chosen": "one two", "rejected": "three"}),
+    "dpo": ({}, {"prompt": "Say it.", "chosen": "one two", "rejected": "three"}),
+    "kto": ({}, {"instruction": "Say it.", "output": "one"}),
+    "ppo": ({"max_new_tokens": 6, "ppo_epochs": 1}, {"instruction": "Say it.", "output": "one"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_runs_and_saves(stage: str, name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    more, row = STAGES[stage]
+    rows = [{**row, "kto_tag": n % 2 == 0} if stage == "kto" else row for n in range(8)]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    (tmp_path / "reward.py").write_text(
+        "from ft_hookspecs import hookimpl\n"
+        "@hookimpl\n"
+        "def ft_reward(answers):\n"
+        "    return [float(len(answer)) for answer in answers]\n"
+    )
+    keys = {
+        "stage": stage,
+        "model_name_or_path": tiny_model_dir,
+        "dataset": tmp_path / "data.json",
+        "output_dir": tmp_path / "out",
+        "max_steps": 2,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "val_size": 2,
+        "eval_on_start": True,
+        "dtype": "float32",
+    }
+    plugins = [str(tmp_path / "reward.py")] if stage == "ppo" else []
+    done = Runs()({**keys, **more, **QUANTIZERS[name]}, plugins=plugins)
+    assert done.exits == (0,), done.output
+    losses = list(done.series("loss").values())
+    assert all(map(math.isfinite, losses))
+    if stage == "dpo":  # the reference is asked in evaluation and the policy in training: they must be the same model
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    if stage != "ppo":
+        assert "batches are packed" in done.output
+    assert any("lora_A" in tensor for tensor in done.tensors())
