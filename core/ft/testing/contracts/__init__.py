@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from ft.testing.contracts.accelerators import AcceleratorContract
     from ft.testing.contracts.adapters import AdapterContract
+    from ft.testing.contracts.loggers import LoggerContract
+    from ft.testing.contracts.optimizers import OptimizerContract
 
 CLASSES: Final = {
     "AcceleratorContract": "accelerators",
     "AdapterContract": "adapters",
+    "LoggerContract": "loggers",
+    "OptimizerContract": "optimizers",
 }
 """Each class and the module that it stands in, imported when it is asked for."""
 
-__all__ = ["CLASSES", "AdapterContract"]
+__all__ = ["CLASSES", "AcceleratorContract", "AdapterContract", "LoggerContract", "OptimizerContract"]
 
 
 def __getattr__(name: str) -> Any:
