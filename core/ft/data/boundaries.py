@@ -7,15 +7,17 @@ begin between two tokens, is labelled by offsets (:func:`ft.data.spans.label`).
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.data.encoding import Encoder, is_byte_level
 from ft.data.spans import encode_batch, label, labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy import int32
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from ft.data.spans import Rendered, Tokens
@@ -29,6 +31,7 @@ class Labeller:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._encode = Encoder(tokenizer)
 
     def __call__(self, samples: Sequence[Rendered]) -> Iterator[Tokens]:
         """The tokens of each sample, in order.
@@ -37,31 +40,28 @@ class Labeller:
             ConfigError: the tokenizer gives no offsets.
         """
         texts = [sample.text for sample in samples]
-        encodings = encode_batch(self._tokenizer, texts, offsets=self._bytes is None)
         if self._bytes is None:
-            yield from map(label, samples, encodings)
+            yield from map(label, samples, encode_batch(self._tokenizer, texts))
             return
-        for sample, encoding in zip(samples, encodings, strict=True):
-            tokens = self._by_bytes(sample, encoding.ids)
+        for sample, ids in zip(samples, self._encode(texts), strict=True):
+            tokens = self._by_bytes(sample, ids)
             yield tokens or label(sample, *encode_batch(self._tokenizer, [sample.text]))
 
-    def _by_bytes(self, sample: Rendered, ids: list[int]) -> Tokens | None:
+    def _by_bytes(self, sample: Rendered, ids: NDArray[int32]) -> Tokens | None:
         """The labels, if the lengths of the tokens tell them."""
-        import numpy as np
-
         assert self._bytes is not None
         sizes, spaces = self._bytes
-        ends = sizes[np.array(ids, dtype=np.int64)].cumsum()
+        ends = sizes[ids].cumsum()
         *places, whole = self._in_bytes(sample)
         if not len(ends) or ends[-1] != whole:
             return None
-        before = ends.searchsorted(places).tolist()  # the token that ends at each place, if one does
-        at = list(zip(before, places, strict=True))
-        if any(place and (ends[token] != place or ids[token] in spaces) for token, place in at):
+        before = ends.searchsorted(places)  # the token that ends at each place, if one does
+        at = zip(places, before.tolist(), ends[before].tolist(), ids[before].tolist(), strict=True)
+        if any(place and (end != place or number in spaces) for place, _, end, number in at):
             return None
-        begins = [token + 1 if place else 0 for token, place in at]
+        begins = [token + 1 if place else 0 for token, place in zip(before.tolist(), places, strict=True)]
         pieces = [slice(first, after) for first, after in zip(begins[::2], begins[1::2], strict=True)]
-        return labelled(sample, ids, pieces)
+        return labelled(sample, ids.tolist(), pieces)
 
     def _in_bytes(self, sample: Rendered) -> list[int]:
         """The boundaries of the spans and the length of the text, in bytes."""
@@ -77,7 +77,7 @@ class Labeller:
         """
         import numpy as np
 
-        if not self._tokenizer.is_fast or not _is_byte_level(self._tokenizer):
+        if not is_byte_level(self._tokenizer):
             return None
         vocabulary = self._tokenizer.get_vocab()
         numbers = np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
@@ -89,21 +89,3 @@ class Labeller:
             if not added.content.strip():
                 spaces.add(number)
         return sizes, spaces
-
-
-def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether every token spells bytes of the text as it is: nothing is normalised, added or left out."""
-    backend = tokenizer.backend_tokenizer
-    if backend.normalizer is not None or backend.pre_tokenizer is None or type(backend.model).__name__ != "BPE":
-        return False
-    split = json.loads(backend.pre_tokenizer.__getstate__())  # its serialisation; the whole tokenizer's is megabytes
-    steps = split.get("pretokenizers", [split])
-    levels = [step for step in steps if step.get("type") == "ByteLevel"]
-    plain = all(step.get("type") in ("ByteLevel", "Digits") or _keeps(step) for step in steps)
-    added = tokenizer.added_tokens_decoder.values()
-    takes_spaces = any(token.lstrip or token.rstrip or token.single_word for token in added)
-    return plain and len(levels) == 1 and not levels[0]["add_prefix_space"] and not takes_spaces
-
-
-def _keeps(step: dict[str, Any]) -> bool:
-    return step.get("type") == "Split" and step.get("behavior") in ("Isolated", "MergedWithPrevious", "MergedWithNext")

@@ -94,10 +94,10 @@ def prepare_text(run: Run, examples: Iterable[Example], counts: DataCounts, *, j
     """
     tokenizer = run.tokenizer
     assert tokenizer is not None
-    size = run.plan.of(DataOptions).cutoff_len
+    size, ids_of = run.plan.of(DataOptions).cutoff_len, documents(tokenizer)
 
     def encode(batch: Sequence[Example], _: DataCounts) -> Iterator[Sample]:
-        return ({"input_ids": ids} for ids in documents([plain_text(example) for example in batch], tokenizer))
+        return ({"input_ids": ids} for ids in ids_of([plain_text(example) for example in batch]))
 
     def in_blocks(texts: Iterable[Sample], made: DataCounts) -> Iterator[Sample]:
         cut_blocks = cut((text["input_ids"] for text in texts), size, made, joined=joined)

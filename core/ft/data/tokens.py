@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ft.data.boundaries import Labeller
+from ft.data.encoding import Encoder
 from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
-from ft.data.spans import Supervision, Tokens, Truncation, encode_batch, learned_turns, render
+from ft.data.spans import Supervision, Tokens, Truncation, learned_turns, render
 from ft.data.truncation import shorten
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -99,12 +100,12 @@ class Supervisor:
         tokens = shorten(sample, self.template, self.tokenizer, self.supervision) if is_long else whole
         if tokens is None:
             counts.drop(TOO_LONG if self.supervision.truncation == "drop" else NO_ROOM)
-        elif not tokens.supervised:
+        elif not (supervised := tokens.supervised):
             counts.drop(NOTHING_TO_LEARN)
         else:
             counts.truncated += is_long
             counts.tokens += len(tokens.input_ids)
-            counts.supervised += tokens.supervised
+            counts.supervised += supervised
             yield tokens
 
 
@@ -150,11 +151,12 @@ def blocks(
     Raises:
         ConfigError: the tokenizer has no eos token.
     """
-    return cut((ids for batch in texts for ids in documents(batch, tokenizer)), size, counts, joined=joined)
+    encode = documents(tokenizer)
+    return cut((ids for batch in texts for ids in encode(batch)), size, counts, joined=joined)
 
 
-def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """The ids of each text, followed by eos.
+def documents(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], Iterator[list[int]]]:
+    """What gives the ids of each text, followed by eos.
 
     Raises:
         ConfigError: the tokenizer has no eos token.
@@ -162,7 +164,8 @@ def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Itera
     eos = tokenizer.eos_token_id
     if eos is None:
         raise ConfigError("the tokenizer has no eos token", why="it ends each text in a block", remedy="give it one")
-    return ([*encoding.ids, eos] for encoding in encode_batch(tokenizer, texts, offsets=False))
+    encode = Encoder(tokenizer)
+    return lambda texts: ([*ids.tolist(), eos] for ids in encode(texts))
 
 
 def cut(texts: Iterable[list[int]], size: int, counts: DataCounts, *, joined: bool = True) -> Iterator[Tokens]:
