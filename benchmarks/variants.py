@@ -26,12 +26,14 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Setting:
-    """What all variants share: the model's folder, ``lora`` or ``full``, the dtype and the sequences."""
+    """What all variants share: the model's folder, ``lora`` or ``full``, the dtypes and the sequences."""
 
     folder: str
     method: str
     dtype: torch.dtype
     workload: Workload
+    adapters: torch.dtype | None = None
+    """What the adapters train in; ``None``: in ``dtype`` too."""
 
     def model(self, attention: str = "sdpa") -> nn.Module:
         """The model, or the model with rank-8 adapters on every linear layer; with B = 0, A has no gradient."""
@@ -47,6 +49,7 @@ class Setting:
         for name, parameter in adapted.named_parameters():
             if "lora_A" in name or "lora_B" in name:
                 nn.init.normal_(parameter, std=0.02)
+                parameter.data = parameter.data.to(self.adapters or self.dtype)
         return adapted
 
 

@@ -9,11 +9,13 @@ class TestFusedLora(AcceleratorContract):
     plugin = "fused_lora"
 
 
+@pytest.mark.slow
 class TestCompile(AcceleratorContract):
     plugin = "compile"
     keys = {"torch_compile_backend": "aot_eager"}  # traces forward and backward as inductor does, writes no C++
 
 
+@pytest.mark.slow
 class TestCompileFull(AcceleratorContract):
     plugin = "compile"
     keys = {"torch_compile_backend": "aot_eager"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from ft.errors import ConfigError
 from ft.testing import Runs, tiny_model
 from ft.training import Engine, pack
+from ft_plugins.accelerators._layers.compiling import CompileReport
 from ft_plugins.accelerators.compile import compile_layers
 
 if TYPE_CHECKING:
@@ -41,14 +43,18 @@ def batch(*lengths: int) -> Any:
 
 
 def test_other_lengths_and_layers_compile_nothing_new(compilations: list[Any]) -> None:
-    model = tiny_model(num_hidden_layers=6).train()
+    plain, model = (tiny_model(num_hidden_layers=6).train() for _ in range(2))
     compile_layers(model, "inductor", None)
-    engine = Engine(model)
-    engine.packed = True
+    engine, other = Engine(model), Engine(plain)
     counts = []
     for lengths in ((20, 33, 7), (5, 9), (50, 3, 11, 2), (17,), (40, 41)):
-        engine.cross_entropy(batch(*lengths), 1.0).backward()
+        loss, expected = (each.cross_entropy(batch(*lengths), 1.0) for each in (engine, other))
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
         counts.append(len(compilations))
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name).grad, parameter.grad)
     assert counts[0] < 20, "far fewer than six layers of four parts"
     assert counts[-1] == counts[1], counts
 
@@ -71,8 +77,6 @@ def test_names_of_parameters_stay() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    from types import SimpleNamespace
-
     from ft_plugins.accelerators.compile import ft_accelerate_model
 
     plan = {"torch_compile_backend": "inducter"}
@@ -80,6 +84,30 @@ def test_an_unknown_backend_is_refused() -> None:
         ft_accelerate_model(SimpleNamespace(plan=plan), tiny_model())
 
 
+def test_compiling_is_told_and_is_not_training_time(compilations: list[Any]) -> None:
+    from ft.training.throughput import Throughput
+
+    told: list[str] = []
+    throughput = Throughput()
+    run = SimpleNamespace(trainer=SimpleNamespace(throughput=throughput), tell=told.append, metrics={})
+    report = CompileReport(run)
+    report.on_train_begin()
+    throughput.add(10)
+    since = throughput._since
+    torch.compile(lambda x: x.sin().cos())(torch.ones(3))
+    report.on_step_end(None, SimpleNamespace(global_step=1), None)
+    torch.compile(lambda x: x.sin())  # never called: nothing is compiled
+    report.on_step_end(None, SimpleNamespace(global_step=2), None)
+    report.on_train_end()
+    assert len(compilations) == 1
+    assert [line.partition(" took ")[0] for line in told] == ["compiling"]
+    assert told[0].endswith("of step 1")
+    assert report.seconds > 0
+    assert throughput._since == pytest.approx(since + report.seconds, abs=0.01)
+    assert run.metrics["compile_seconds"] == round(report.seconds, 1)
+
+
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_and_says_what_compiling_took(tiny_model_dir: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.json"
     data.write_text(json.dumps([{"instruction": f"Say {n}.", "output": "yes " * n} for n in range(1, 9)]))
