@@ -47,7 +47,7 @@ def old_names() -> set[str]:
 
 
 def answered_keys() -> set[str]:
-    """Keys that stand for another key, have one answer or are a plugin's: no options, even where transformers has them."""
+    """Keys that stand for another key, have one answer or are a plugin's: no options of transformers."""
     return old_names()
 
 

@@ -1,7 +1,7 @@
 """Gradient checkpointing: activations that are made again in the backward pass instead of being kept.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174). Loss and gradients are those of a
-run without it, to the bit where the kernels are deterministic; a fully checkpointed step takes a third longer.
+run without it, to the bit where the kernels are deterministic; a fully checkpointed step takes another forward pass.
 """
 
 from __future__ import annotations

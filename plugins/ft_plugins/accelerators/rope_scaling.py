@@ -1,7 +1,8 @@
 """Rotary positions for samples longer than the model was trained on; the saved configuration says the same.
 
-``linear`` divides positions (Chen et al. 2023, arXiv:2306.15595), ``dynamic`` raises the base with the sequence's length,
-``yarn`` divides low frequencies alone (Peng et al. 2023, arXiv:2309.00071), ``llama3`` likewise, as Llama 3.1 does.
+``linear`` divides positions (Chen et al. 2023, arXiv:2306.15595), ``dynamic`` raises the base with the
+sequence's length, ``yarn`` divides low frequencies alone (Peng et al. 2023, arXiv:2309.00071), ``llama3``
+likewise, as Llama 3.1 does.
 """
 
 from __future__ import annotations

@@ -53,13 +53,11 @@ def shifted(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None = None,
+    _mask: Tensor | None = None,
     *,
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
     key_rows: Tensor | None = None,
-    max_length_q: int | None = None,
-    max_length_k: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Query (B, H, T, D), key and value (B, H or fewer, T, D) → (B, T, H, D).
@@ -68,14 +66,13 @@ def shifted(
         inner: packed attention, which computes each half.
         group: g.
         module: the attention module.
-        query, key, value: of a packed row (B is 1), or of rows padded on the right, which need no mask then.
-        attention_mask: of a padded batch; causality is all that is needed of it.
+        query: see above.
+        key: likewise.
+        value: likewise; all of a packed row (B is 1), or of rows padded on the right, which need no mask then.
         cu_seq_lens_q: boundaries of a packed row's own tokens; ``None`` for a padded batch.
         cu_seq_lens_k: boundaries of the keys, where branches share a prompt.
         key_rows: the place of each key in the row, likewise.
-        max_length_q: of the longest sequence.
-        max_length_k: likewise.
-        kwargs: of ``inner``.
+        kwargs: of ``inner``; the longest sequence of a row is replaced by the longest group.
     """
     shape = query.shape
     if cu_seq_lens_q is None:
@@ -91,7 +88,7 @@ def shifted(
     for part, (cuts, longest) in zip((slice(heads // 2), slice(heads // 2, None)), _groups(ends, group), strict=True):
         states = (query[:, part], *(_of_heads(each, heads, part) for each in (key, value)))
         marks = {"cu_seq_lens_q": cuts, "cu_seq_lens_k": cuts, "max_length_q": longest, "max_length_k": longest}
-        halves.append(inner(module, *states, None, **marks, **kwargs)[0])
+        halves.append(inner(module, *states, None, **{**kwargs, **marks})[0])
     result = torch.cat(halves, dim=2)
     if cu_seq_lens_q is None:
         result = result.view(shape[0], shape[2], *result.shape[2:])
