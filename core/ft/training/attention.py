@@ -120,7 +120,7 @@ def _backends(kernel: Kernel | None) -> AbstractContextManager[Any]:
     return sdpa_kernel(CUDNN_FIRST, set_priority=True) if kernel == "cudnn" else nullcontext()
 
 
-@torch.compiler.disable  # the number and lengths of its pieces are another each time
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its pieces are others each time; the decorator is untyped
 def _by_segment(
     query: Tensor,
     key: Tensor,

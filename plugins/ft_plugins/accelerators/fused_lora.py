@@ -35,7 +35,9 @@ def ft_accelerate_model(model: nn.Module) -> Change:
     Raises:
         ConfigError: there is none that can be fused.
     """
-    from ft_plugins.accelerators._layers.lora import LoraLinear, can_fuse, fuse
+    from peft.tuners.lora import Linear as LoraLinear
+
+    from ft_plugins.accelerators._layers.lora import can_fuse, fuse
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     fused = {name for name, module in layers.items() if can_fuse(module)}

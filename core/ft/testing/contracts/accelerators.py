@@ -114,7 +114,7 @@ def _steps(keys: Mapping[str, Any], folder: Path, device: str, *plugins: str) ->
         batch = _to(pack([_sequence(length, draw) for length in lengths]), device)
         engine.check(batch)
         loss = engine.cross_entropy(batch, len(batch["targets"]))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's gap
         losses.append(loss.item())
     gradients = {name: each.grad.cpu() for name, each in model.named_parameters() if each.grad is not None}
     change = next((change for info, change in run.changes if info.name in map(_name, plugins)), None)

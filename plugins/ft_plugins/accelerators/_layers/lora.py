@@ -60,7 +60,7 @@ class FusedLora(LoraLinear):  # type: ignore[misc]  # peft ships no types
         return LoraProduct.apply(x, base.weight, base.bias, *factors, self.scaling[name])  # type: ignore[no-any-return, no-untyped-call]  # torch's gap
 
 
-def can_fuse(module: nn.Module) -> bool:
+def can_fuse(module: Any) -> bool:
     """Whether a module is plain LoRA on a plain, frozen matrix: no dropout, no variant, no bias of its own."""
     if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
         return False
