@@ -69,7 +69,7 @@ def test_entry_points_name_modules_that_exist() -> None:
     for group, points in PROJECT["project"]["entry-points"].items():
         assert group.startswith("ft.")
         for value in points.values():
-            path = ROOT / "plugins" / value.replace(".", "/")
+            path = ROOT / "plugins" / value.partition(":")[0].replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), value
 
 
