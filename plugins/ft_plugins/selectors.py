@@ -55,7 +55,8 @@ class SelectingOptions(PluginOptions):
         default="lora", min_length=1, description="What part of the model trains: the name of an adapter plugin."
     )
     report_to: list[str] | None = Field(
-        default=None, description="Loggers beside the console and metrics.jsonl: their names, none, or all that are installed."
+        default=None,
+        description="Loggers beside the console and metrics.jsonl: their names, none, or all that are installed.",
     )
     plot_loss: bool = Field(default=False, description="Draw the loss into loss.png at the end.")
     quantization_bit: int | None = Field(
@@ -84,7 +85,9 @@ class SelectingOptions(PluginOptions):
 
     use_galore: bool = Field(default=False, description="Project gradients of weights to few dimensions, by GaLore.")
     use_apollo: bool = Field(default=False, description="Scale gradients by those of a random projection, by APOLLO.")
-    use_badam: bool = Field(default=False, description="Train one layer, or a share of each weight, at a time, by BAdam.")
+    use_badam: bool = Field(
+        default=False, description="Train one layer, or a share of each weight, at a time, by BAdam."
+    )
     use_adam_mini: bool = Field(default=False, description="Keep one second moment a head or neuron, by Adam-mini.")
     use_muon: bool = Field(default=False, description="Orthogonalise the steps of hidden layers, by Muon.")
     use_swanlab: bool = Field(default=False, description="Report to SwanLab, as `report_to: swanlab` does.")
@@ -92,7 +95,8 @@ class SelectingOptions(PluginOptions):
         default=None, description="Name of the run at a tracker of `report_to`. Unset: that of `output_dir`."
     )
     project: str | None = Field(
-        default=None, description="Project of the run at a tracker of `report_to`. Unset: as the tracker's settings say."
+        default=None,
+        description="Project of the run at a tracker of `report_to`. Unset: as the tracker's settings say.",
     )
 
     @field_validator("report_to")

@@ -42,6 +42,6 @@ def _needs(entry: EntryPoint) -> str:
     """The first line to type, of a plugin that names its packages; one that is broken is judged when it is selected."""
     try:
         packages = getattr(entry.load(), "ft_requires", {})
-    except Exception:  # noqa: BLE001 - whatever it raises, its selection will say so with blame
+    except Exception:  # whatever it is, its selection will say so with blame
         return ""
     return next((line for package, line in packages.items() if find_spec(package) is None), "")

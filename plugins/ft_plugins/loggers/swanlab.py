@@ -30,7 +30,8 @@ class SwanlabOptions(PluginOptions):
     swanlab_workspace: str | None = Field(default=None, description="Workspace. Unset: the user's own.")
     swanlab_run_name: str | None = Field(default=None, description="Name of the run. Unset: `run_name`.")
     swanlab_mode: Literal["cloud", "local", "offline", "disabled"] = Field(
-        default="cloud", description="Report to the cloud, to a local board, to files for `swanlab sync`, or not at all."
+        default="cloud",
+        description="Report to the cloud, a local board, files for `swanlab sync`, or nowhere.",
     )
     swanlab_api_key: str | None = Field(
         default=None, description="Key for the cloud. Unset: that of `swanlab login`.", json_schema_extra=SECRET

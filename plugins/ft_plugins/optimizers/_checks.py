@@ -80,10 +80,10 @@ def within_backward(plan: Plan, key: str) -> Iterator[Problem]:
             remedy="use bf16: true",
             keys=("fp16", key),
         )
-    yield from one_process(plan, key, "gradients are used before the processes have exchanged them")
+    yield from one_process(key, "gradients are used before the processes have exchanged them")
 
 
-def one_process(plan: Plan, key: str, why: str) -> Iterator[Problem]:
+def one_process(key: str, why: str) -> Iterator[Problem]:
     """It runs in one process only."""
     if processes() > 1:
         yield Problem(

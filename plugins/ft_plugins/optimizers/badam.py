@@ -36,7 +36,7 @@ class BadamOptions(PluginOptions):
         default="ascending", description="The order of the layers."
     )
     badam_switch_interval: int = Field(default=50, gt=0, description="Steps on the same layer or entries.")
-    badam_update_ratio: float = Field(default=0.05, gt=0, lt=1, description="Share of the entries that train at a time.")
+    badam_update_ratio: float = Field(default=0.05, gt=0, lt=1, description="Share of entries that train at a time.")
     badam_mask_mode: Literal["adjacent", "scatter"] = Field(
         default="adjacent", description="Whether these entries lie side by side or anywhere."
     )
@@ -53,7 +53,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     options = plan.of(BadamOptions)
     yield from optim_problems(plan, "badam")
     yield from whole_weights(plan, "badam", "it switches whole layers on and off")
-    yield from one_process(plan, "use_badam", "processes exchange the gradients of a fixed set of weights")
+    yield from one_process("use_badam", "processes exchange the gradients of a fixed set of weights")
     if options.badam_mode == "ratio":
         yield from _ratio_problems(plan)
     elif options.badam_switch_mode == "fixed" and options.badam_start_block is None:

@@ -158,7 +158,7 @@ def _saving_problems(plan: Plan, name: str, optim: Optim) -> Iterator[Problem]:
 
 
 def _argument_problems(plan: Plan, name: str, optim: Optim) -> Iterator[Problem]:
-    """transformers passes over arguments that it does not read."""
+    """Transformers passes over arguments that it does not read."""
     if plan.get("optim_target_modules"):
         yield Problem(
             f"optim_target_modules does nothing with optim: {name}",

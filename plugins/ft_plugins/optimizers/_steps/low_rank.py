@@ -82,7 +82,7 @@ def _check_rank(weights: dict[str, Tensor], rank: int, key: str) -> None:
 
 
 class Resumable:
-    """Stands before an optimizer of galore_torch or apollo_torch, whose projectors are objects that no checkpoint holds.
+    """Stands before an optimizer of galore_torch or apollo_torch, whose projectors are objects: no checkpoint has them.
 
     In a state they are what changes of them; what they are made with stands in the parameter group.
     """
