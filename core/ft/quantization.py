@@ -86,13 +86,14 @@ def dequantized(module: nn.Module) -> Tensor:
     import torch
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-    layer: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    get_base: Any = getattr(module, "get_base_layer", None)
+    layer: Any = module if get_base is None else get_base()
     with torch.no_grad():
+        weight: Any = getattr(layer, "weight", None)
         if hasattr(layer, "W_q"):  # HQQ
             return cast("Tensor", layer.dequantize().float())
-        weight = getattr(layer, "weight", None)
         if is_traceable_wrapper_subclass(weight):
-            return weight.dequantize().float()
+            return cast("Tensor", cast("Any", weight).dequantize().float())
         if kind := _bnb_kind(weight):
             return _DEQUANTISE[kind](layer)
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point() or weight.element_size() < 2:

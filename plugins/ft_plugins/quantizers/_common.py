@@ -126,7 +126,5 @@ def unquantised_bytes(model: Any) -> int:
         parameter: parameter.element_size() if parameter.is_floating_point() else model.dtype.itemsize
         for parameter in model.parameters()
     }
-    packed: set[nn.Parameter] = {
-        module.weight for module in model.modules() if isinstance(module, nn.Linear) and is_quantised(module)
-    }
+    packed = {module.weight for module in model.modules() if isinstance(module, nn.Linear) and is_quantised(module)}
     return sum(numbers_in(each) * (model.dtype.itemsize if each in packed else size[each]) for each in size)

@@ -74,23 +74,20 @@ class QuantizerContract:
         assert after <= self.share * before, f"{after / before:.3f}"
 
     def test_its_logits_are_near(self, quantised: Quantised) -> None:
-        import torch
-
-        with torch.no_grad():
-            found, wanted = (model(input_ids=_batch()).logits for model in (quantised.model, quantised.original))
+        found, wanted = _evaluated(quantised.model), _evaluated(quantised.original)
         error = ((found - wanted).abs().mean() / wanted.std()).item()
         assert 0 < error <= self.logits_error, f"{error:.4f}"
 
     def test_its_gradients_are_exact_and_stay_so_after_an_evaluation(self, quantised: Quantised) -> None:
-        import torch
-
         expected = _gradients(quantised.twin)
         for _ in range(2):
             _equal(_gradients(quantised.model), expected)
-            quantised.model.eval()
-            with torch.no_grad():
-                found, wanted = (model.eval()(input_ids=_batch()).logits for model in (quantised.model, quantised.twin))
-            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+            _evaluated(quantised.model)
+
+    def test_its_evaluation_is_that_of_its_dequantised_weights(self, quantised: Quantised) -> None:
+        import torch
+
+        torch.testing.assert_close(_evaluated(quantised.model), _evaluated(quantised.twin), rtol=1e-3, atol=1e-3)
 
     def test_what_is_frozen_stays(self, quantised: Quantised) -> None:
         assert all("lora_" in name for name, each in quantised.model.named_parameters() if each.requires_grad)
@@ -122,17 +119,16 @@ def _quantised(usual: Mapping[str, Any], keys: Mapping[str, Any], folder: Path) 
 
     from ft.quantization import dequantized
 
-    (run, _), (twin, _), (original, _) = (changed_model({**usual, **more}, folder) for more in (keys, {}, {}))
-    change = run.changes[0][1]
-    _make_felt(run.model)
-    for other in (twin.model, original.model):
-        other.load_state_dict(
-            {name: each for name, each in run.model.state_dict().items() if "lora_" in name}, strict=False
-        )
+    run, twin, original = (changed_model({**usual, **more}, folder)[0] for more in (keys, {}, {}))
+    change, models = run.changes[0][1], Quantised(run.model, run.changes[0][1], twin.model, original.model)
+    _make_felt(models.model)
+    adapter = {name: each for name, each in models.model.state_dict().items() if "lora_" in name}
+    for other in (models.twin, models.original):
+        other.load_state_dict(adapter, strict=False)
     for name in change.modules:
         with torch.no_grad():
-            _layer(twin.model, name).weight.copy_(dequantized(_layer(run.model, name)))
-    return Quantised(run.model, change, twin.model, original.model)
+            _layer(models.twin, name).weight.copy_(dequantized(_layer(models.model, name)))
+    return models
 
 
 def _make_felt(model: Any) -> None:
@@ -166,6 +162,15 @@ def _batch() -> torch.Tensor:
     return torch.randint(4, 384, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
+def _evaluated(model: Any) -> torch.Tensor:
+    """Its logits in evaluation."""
+    import torch
+
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(input_ids=_batch()).logits
+    return logits
+
+
 def _gradients(model: Any) -> dict[str, torch.Tensor]:
     """Of all that trains, through the packed step, in training mode."""
     from ft.training import Engine, pack
@@ -173,7 +178,8 @@ def _gradients(model: Any) -> dict[str, torch.Tensor]:
     model.train()
     model.zero_grad()
     batch = pack([{"input_ids": row, "labels": row} for row in _batch()])
-    Engine(model, "packed").cross_entropy(batch, len(batch["targets"])).backward()
+    loss: Any = Engine(model, "packed").cross_entropy(batch, len(batch["targets"]))
+    loss.backward()
     return {name: each.grad.clone() for name, each in model.named_parameters() if each.requires_grad}
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ExactState(MatmulLtState):
+class ExactState(MatmulLtState):  # type: ignore[misc]  # bitsandbytes ships no types
     """The state of an 8-bit layer on a CPU: training's product in evaluation too.
 
     bitsandbytes multiplies there by the dequantised weights in training, and rounds inputs to 8 bits in evaluation

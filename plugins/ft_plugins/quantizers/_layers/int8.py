@@ -41,7 +41,7 @@ class Int8Weight(Tensor):
 
     @staticmethod
     def __new__(cls, q: Tensor, scale: Tensor, shape: Any, dtype: torch.dtype, kernels: Any = None) -> Int8Weight:
-        made: Int8Weight = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=q.device)  # type: ignore[attr-defined]  # torch's gap
+        made: Int8Weight = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=q.device)
         made.q, made.scale, made.kernels = q, scale, kernels
         return made
 
@@ -79,7 +79,7 @@ class Int8Weight(Tensor):
             return gradient @ self.dequantize().to(gradient.dtype)
         return (gradient * self.scale.to(gradient.dtype)) @ self.q.to(gradient.dtype)
 
-    def take(self, values: Tensor) -> None:
+    def become(self, values: Tensor) -> None:
         """Become other floats, rounded; what it stands for already changes nothing."""
         new = values if isinstance(values, Int8Weight) else Int8Weight.of(values.to(self.device), self.kernels)
         if isinstance(values, Int8Weight) or not torch.equal(values.to(self), self.dequantize()):
@@ -91,7 +91,7 @@ class Int8Weight(Tensor):
 
     # ---- what torch asks of a tensor made of tensors
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]  # its contents are nobody's to print
         return f"Int8Weight({tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
@@ -107,12 +107,12 @@ class Int8Weight(Tensor):
         if func is functional.linear:
             return _linear(*args, **kwargs)
         if func == Tensor.data.__set__:  # type: ignore[attr-defined]  # a property to Python
-            return args[0].take(args[1])
+            return args[0].become(args[1])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]  # as torch calls it
         kwargs = kwargs or {}
         if func in (aten.detach.default, aten.alias.default):
             return args[0]._with(lambda part: part)
@@ -139,7 +139,7 @@ def _on_floats(func: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(value, Int8Weight) and argument.alias_info is not None and argument.alias_info.is_write
     ]
     for matrix in written:
-        matrix.take(floats[id(matrix)])
+        matrix.become(floats[id(matrix)])
     return written[0] if written and result is floats[id(written[0])] else result
 
 
