@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ft.training import parameter_groups
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights
 
@@ -28,6 +27,8 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 @hookimpl
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     from adam_mini import Adam_mini
+
+    from ft.training import parameter_groups
 
     plan, config = run.plan, run.model.config.get_text_config()
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

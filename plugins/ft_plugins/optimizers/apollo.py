@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
-from ft.training import parameter_groups
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights, within_backward
 
@@ -72,6 +71,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     from apollo_torch import APOLLOAdamW
 
+    from ft.training import parameter_groups
     from ft_plugins.optimizers._steps.low_rank import projected_groups, resumable, step_in_backward
 
     plan, options = run.plan, run.plan.of(ApolloOptions)

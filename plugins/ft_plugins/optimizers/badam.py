@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import Field
 
 from ft.errors import ConfigError
-from ft.training import parameter_groups
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.optimizers._checks import one_process, optim_problems, whole_weights
 
@@ -109,6 +108,7 @@ def _layers(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
 
     from torch.optim import AdamW
 
+    from ft.training import parameter_groups
     from ft_plugins.optimizers._steps.blocks import Layers
 
     inner = AdamW(parameter_groups(run, model), **_adam(run.plan))
@@ -137,6 +137,7 @@ def _layers(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
 def _ratio(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
     from badam import clip_grad_norm_old_version
 
+    from ft.training import parameter_groups
     from ft_plugins.optimizers._steps.blocks import Ratio
 
     assert run.trainer is not None

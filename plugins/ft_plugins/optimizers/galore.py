@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import Field
 
 from ft.devices import devices
-from ft.training import parameter_groups
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights, within_backward
 
@@ -75,6 +74,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     from galore_torch.galore_projector import GaLoreProjector
 
+    from ft.training import parameter_groups
     from ft_plugins.optimizers._steps.low_rank import projected_groups, resumable, step_in_backward
 
     options = run.plan.of(GaloreOptions)

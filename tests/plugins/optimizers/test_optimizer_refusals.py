@@ -36,7 +36,7 @@ TABLE = [
     ((*APOLLO, *FULL, "apollo_proj_type=left"), {}, "apollo_proj_type: left", "apollo_proj_type: std"),
     ((*GALORE, *FULL, "optim=adamw_8bit", "use_cpu=true"), {}, "needs an NVIDIA GPU", "take optim out"),
     ((*GALORE, *FULL, "optim=adafactor", "pure_bf16=true"), {}, "adafactor and pure_bf16", "bf16: true"),
-    ((*GALORE, *FULL, "galore_rank=0"), {}, "galore_rank", "greater than 0"),
+    ((*GALORE, *FULL, "galore_rank=0"), {}, "galore_rank", "above 0"),
     ((*GALORE, *FULL, "galore_proj_type=up"), {}, "galore_proj_type", "std"),
     (("galore_rank=8", *FULL), {}, "'galore_rank' is an option of the plugin optimizers:galore", "galore"),
     (("optim=galore_adamw", "optim_target_modules=all-linear"), {}, "optim: galore_adamw cannot be had", "use_galore"),
@@ -64,7 +64,7 @@ def plan(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("words", "environ", "what", "way"), TABLE, ids=lambda value: "-".join(value)[:60])
+@pytest.mark.parametrize(("words", "environ", "what", "way"), TABLE, ids=["-".join(row[0])[:70] for row in TABLE])
 def test_refused(words, environ, what, way, plan, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
