@@ -205,6 +205,7 @@ def main(
     answers: Annotated[int, typer.Option(help="sentences of an answer")] = 6,
     rounds: int = 3,
     llamafactory: Annotated[str, typer.Option(help="python of an environment with LLaMA-Factory")] = "",
+    given: Annotated[Path | None, typer.Option(help="a file of the openai format to tokenise instead")] = None,
     million: Annotated[bool, typer.Option(help="tokenise 10⁶ short rows instead, and tell the peak of memory")] = False,
     save: Annotated[bool, typer.Option(help="write the result into benchmarks/results")] = False,
 ) -> None:
@@ -216,8 +217,9 @@ def main(
             write_conversations(data, 10**6, 1, 1)
             result = measure_memory(Setting(folder, data, ""))
         else:
-            write_conversations(data, rows, turns, answers)
-            result = compare(Setting(folder, data, llamafactory), rounds)
+            if given is None:
+                write_conversations(data, rows, turns, answers)
+            result = compare(Setting(folder, given or data, llamafactory), rounds)
     typer.echo(json.dumps(result, indent=2))
     if save:
         path = RESULTS / ("tokenise-memory.json" if million else "tokenise.json")
