@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +37,16 @@ class Check:
     needs: tuple[str, ...] = ()
     seconds: float = 60
     gpu_only: bool = False
+
+
+def neighbour(topic: str) -> Any:
+    """A module of this folder, loaded by its path: a package may have its name (`kernels`)."""
+    name = f"gpu_{topic}"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, Path(__file__).resolve().parent / f"{topic}.py")
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def relative(ours: Any, theirs: Any) -> float:

@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from check import Check, Place
-from speed import SHAPES, batch, made, sequences
+from check import Check, Place, neighbour
 
 from ft.estimate import gigabytes, peak
 from ft.training import Engine, unwrap
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Checkpointing
 
+speed = neighbour("speed")
 BOUND = 0.10
 RANK = 16
 MODES: tuple[Checkpointing, ...] = ("none", "selective", "full", "offloaded")
@@ -27,7 +27,7 @@ MODES: tuple[Checkpointing, ...] = ("none", "selective", "full", "offloaded")
 
 def checks() -> Iterable[Check]:
     """Each shape and method in each mode of checkpointing; full fine-tuning of 8B needs four times its weights."""
-    for shape in SHAPES:
+    for shape in speed.SHAPES:
         for method, needs in (("lora", ()), ("qlora", ("bitsandbytes",)), ("full", ())):
             for mode in MODES:
                 yield Check(f"{shape} {method} {mode}", partial(compare, shape, method, mode), needs)
@@ -37,11 +37,12 @@ def compare(shape: str, method: str, mode: Checkpointing, place: Place) -> Mappi
     """Three steps; the peak is that of the last, when the optimizer's states are there."""
     from ft_plugins.accelerators._layers.recompute import checkpoint_layers
 
-    model = made(SHAPES[shape], method, place)
-    estimate = estimated(model, method, mode, sequences(SHAPES[shape], place))
+    sizes = speed.SHAPES[shape]
+    model = speed.made(sizes, method, place)
+    estimate = estimated(model, method, mode, speed.sequences(sizes, place))
     if mode != "none":
         checkpoint_layers(model, mode, every=2 if mode == "selective" else 1)
-    data, engine = batch(SHAPES[shape], place, 0), Engine(model, "packed")
+    data, engine = speed.batch(sizes, place, 0), Engine(model, "packed")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     for _ in range(3):

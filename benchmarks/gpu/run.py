@@ -14,12 +14,12 @@ import tempfile
 import time
 import traceback
 from importlib import metadata
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from check import Place
+from check import Place, neighbour
 
 if TYPE_CHECKING:
     from check import Check
@@ -58,12 +58,9 @@ def main(
 
 
 def checks(topic: str) -> list[Check]:
-    """The checks of a topic, whose module is loaded by its path: a package may have its name (`kernels`)."""
+    """The checks of a topic; this folder leaves the path, for a package may have a topic's name."""
     sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != HERE]
-    spec = spec_from_file_location(f"gpu_{topic}", HERE / f"{topic}.py")
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.checks())
+    return list(neighbour(topic).checks())
 
 
 def find(name: str) -> Check:

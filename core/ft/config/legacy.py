@@ -47,8 +47,8 @@ def old_names() -> set[str]:
 
 
 def answered_keys() -> set[str]:
-    """Keys that stand for another key, have one answer or are a plugin's: no options of transformers."""
-    return old_names()
+    """Keys that stand for another key or have one answer: no options, even where transformers has them."""
+    return {*table()["renamed"], *table()["settled"]}
 
 
 def translate(levels: Iterable[Mapping[str, Given]], known: Collection[str]) -> Translated:

@@ -10,7 +10,7 @@ from ft.estimate.gguf import read_header
 from ft_hookspecs import ModelShape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 NAMES: Final = {
@@ -64,11 +64,18 @@ def _of_folder(folder: Path) -> ModelShape:
 
 
 def _from_config(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -> ModelShape:
-    sizes = {size: next(int(config[name]) for name in names if config.get(name)) for size, names in NAMES.items()}
+    sizes = {size: _size(config, names) for size, names in NAMES.items()}
     head_size = config.get("head_dim") or sizes["hidden"] // sizes["heads"]
     return ModelShape(
         **sizes, key_heads=config.get("num_key_value_heads") or sizes["heads"], head_size=head_size, tensors=tensors
     )
+
+
+def _size(config: Mapping[str, Any], names: Sequence[str]) -> int:
+    found = next((int(config[name]) for name in names if config.get(name)), 0)
+    if not found:
+        raise KeyError(f"config.json has no {names[0]}")
+    return found
 
 
 def _safetensors_shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -86,7 +93,8 @@ def _of_gguf(file: Path) -> ModelShape:
         raise UnknownShapeError("what a mixture of experts keeps depends on the text")
 
     def size(name: str, default: int | None = None) -> int:
-        return int(settings.get(f"{architecture}.{name}", default))
+        key = f"{architecture}.{name}"
+        return int(settings[key] if default is None else settings.get(key, default))
 
     tensors = {_transformers_name(name): shape for name, shape in shapes.items()}
     heads, hidden = size("attention.head_count"), size("embedding_length")

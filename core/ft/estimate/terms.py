@@ -98,14 +98,17 @@ def layer(e: Estimate) -> float:
 
     - Two norms compute in fp32 and keep their input so, 4h each, and the inverse root; one that trains keeps its
       result before the weight too, s·h.
-    - Attention keeps queries, keys, values and its result, a + 2k + a, and fp32 sums of each head.
+    - Attention keeps queries, keys, values and its result, a + 2k + a, and fp32 sums of each head. Where padding
+      needs a mask, keys and values are repeated for all heads, and the mask is kept as numbers, one for each key.
     - The gated MLP keeps gate, activation and the other half: 3f.
     - Linear maps keep their inputs, where something is learned from them: see :func:`inputs`.
     """
     shape, c = e.shape, e.compute_bytes
     queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
     norms = 2 * (FP32 * shape.hidden + FP32) + (2 * e.stream_bytes * shape.hidden if e.trains_matrices else 0)
-    attention = (e.attention_bytes or c) * (2 * queries + 2 * keys) + FP32 * shape.heads
+    masked = not e.packed and e.tokens > e.longest
+    seen = 2 * queries + e.longest if masked else 2 * keys
+    attention = (e.attention_bytes or c) * (2 * queries + seen) + FP32 * shape.heads
     return norms + attention + 3 * shape.intermediate * c + inputs(e)
 
 

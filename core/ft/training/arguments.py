@@ -26,7 +26,7 @@ COMPILING: Final = frozenset({"torch_compile", "torch_compile_backend", "torch_c
 """Fields that the accelerator answers for which compiles: accelerate would compile the model as a whole."""
 
 CHECKPOINTING: Final = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs"})
-"""Fields that the accelerator answers for which checkpoints: the layers are settled before the trainer is built."""
+"""Fields of the accelerator that checkpoints, if it is there: layers are settled before the trainer is built."""
 
 FIXED: Final[Mapping[str, Any]] = {
     "report_to": [],  # loggers are plugins
@@ -49,7 +49,7 @@ def training_arguments(
     plan = run.plan
     defaults = {field.name: field.default for field in fields(TrainingArguments) if field.init}
     changed = {field.name for field in fields(kind) if field.default != defaults.get(field.name, field.default)}
-    known = defaults.keys() - LIFECYCLE - COMPILING - CHECKPOINTING
+    known = defaults.keys() - LIFECYCLE - COMPILING - (CHECKPOINTING - _left_to_transformers(plan))
     values = {name: defaults[name] for name in changed & known}
     values |= {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
     values |= _precision(run)
@@ -82,6 +82,12 @@ def refused(what: str) -> Iterator[None]:
         raise EnvironmentProblem(
             f"a package is missing for {what}", why=str(error), remedy="install it, or change the key that needs it"
         ) from error
+
+
+def _left_to_transformers(plan: Plan) -> set[str]:
+    """The keys that neither ft nor a plugin declares."""
+    theirs = (type(model) for model in plan.models if type(model).__name__ == "TrainerOptions")
+    return {name for model in theirs for name in model.model_fields}
 
 
 def _precision(run: Run) -> dict[str, bool]:

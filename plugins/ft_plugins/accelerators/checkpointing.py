@@ -72,7 +72,9 @@ class CheckpointingOptions(PluginOptions):
         offloads = self.use_unsloth_gc or (self.gradient_checkpointing_kwargs or {}).get("offload")
         if offloads and asked in ("auto", "full", True):
             return "offloaded"
-        return {True: "full", False: "none"}.get(asked, asked)  # type: ignore[call-overload, no-any-return]  # of either type
+        if isinstance(asked, bool):
+            return "full" if asked else "none"
+        return asked
 
     @property
     def every(self) -> int:
@@ -149,7 +151,7 @@ def ft_accelerate_model(run: Run, model: nn.Module) -> Change:
 
     options = run.plan.of(CheckpointingOptions)
     mode = options.mode if run.estimate is None else run.estimate.checkpointing
-    if mode in ("none", "auto"):
+    if mode == "none" or mode == "auto":
         return Change(model, SAID["none"] if run.estimate else f"{SAID['none']}: the memory is not estimated")
     if not find_layers(model):
         raise ConfigError(

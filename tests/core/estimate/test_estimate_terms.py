@@ -106,7 +106,8 @@ def test_a_layer_keeps_what_its_formula_says(case, attention):
     two, three = (kept(trained(settings, layers), attention, autocast=autocast) for layers in (2, 3))
     cast = 2 * sum(out * into for out, into in shape(1).matrices.values()) if autocast else 0
     tokens = TOKENS if attention == "packed" else len(LENGTHS) * LENGTHS[0]
-    assert three - two - cast == pytest.approx(tokens * layer(estimate(settings, 1, attention)), rel=1e-9)
+    said = estimate(settings, 1, attention)
+    assert three - two - cast == pytest.approx(tokens * layer(said), rel=1e-9)
 
 
 @pytest.mark.parametrize("case", ["full fp32", "lora fp32", "lora over bf16"])

@@ -198,10 +198,14 @@ def test_bad_input(tmp_path, tiny_model_dir, words, said):
     assert said in str(raised.value)
 
 
-def test_without_the_plugin_its_keys_are_refused(tmp_path, tiny_model_dir):
-    with pytest.raises(Problems, match="checkpointing"):
+def test_without_the_plugin_the_key_is_transformers_own(tmp_path, tiny_model_dir):
+    from ft.training import training_arguments
+
+    with pytest.raises(Problems, match="gradient_checkpointing"):
         plan_of(tmp_path, tiny_model_dir, "gradient_checkpointing=full", excluded=("checkpointing",))
-    plan_of(tmp_path, tiny_model_dir, "gradient_checkpointing=false", excluded=("checkpointing",))
+    for excluded, reaches_the_trainer in ((("checkpointing",), True), ((), False)):
+        plan, _ = plan_of(tmp_path, tiny_model_dir, "gradient_checkpointing=true", "use_cpu=true", excluded=excluded)
+        assert training_arguments(Run(plan)).activation_checkpointing is reaches_the_trainer
 
 
 def test_a_model_without_layers_to_checkpoint(tmp_path, tiny_model_dir):

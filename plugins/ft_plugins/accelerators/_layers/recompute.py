@@ -75,7 +75,7 @@ class _Host:
     """
 
     def __init__(self) -> None:
-        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]  # torch's gap
         self._last: Callable[[], _Stored | None] = lambda: None
 
     def store(self, tensor: Tensor) -> _Stored:

@@ -53,7 +53,7 @@ def shifted(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _mask: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
@@ -68,7 +68,8 @@ def shifted(
         module: the attention module.
         query: see above.
         key: likewise.
-        value: likewise; all of a packed row (B is 1), or of rows padded on the right, which need no mask then.
+        value: likewise; all of a packed row (B is 1), or of rows padded on the right.
+        mask: of a padded batch, (B, 1, T, T): says where padding begins.
         cu_seq_lens_q: boundaries of a packed row's own tokens; ``None`` for a padded batch.
         cu_seq_lens_k: boundaries of the keys, where branches share a prompt.
         key_rows: the place of each key in the row, likewise.
@@ -76,7 +77,7 @@ def shifted(
     """
     shape = query.shape
     if cu_seq_lens_q is None:
-        ends = torch.arange(shape[0] + 1, dtype=torch.int32, device=query.device) * shape[2]
+        ends = _rows(mask, shape[0], shape[2]).to(query.device)
         query, key, value = (states.transpose(0, 1).flatten(1, 2)[None] for states in (query, key, value))
     elif key_rows is not None:  # each branch with its prompt: what the prompt's tokens see is computed again
         query, key, value = (states.index_select(2, key_rows) for states in (query, key, value))
@@ -95,6 +96,18 @@ def shifted(
     elif key_rows is not None:
         result = result[:, _own(cu_seq_lens_q, ends)]
     return result, None
+
+
+def _rows(mask: Tensor | None, rows: int, length: int) -> Tensor:
+    """The boundaries of padded rows laid end to end; the padding of a row is a sequence of its own.
+
+    The last token of a row, padding or not, sees all of the row that is none.
+    """
+    if mask is None:
+        return torch.arange(rows + 1, dtype=torch.int32) * length
+    seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0, -1].sum(-1).tolist()
+    ends = {end for row, own in enumerate(seen) for end in (row * length + own, (row + 1) * length)}
+    return torch.tensor(sorted({0, *ends}), dtype=torch.int32)
 
 
 _GROUPS: Final = WeakTensorKeyDictionary()
