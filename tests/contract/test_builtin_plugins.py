@@ -20,7 +20,7 @@ EXPECTED_HOOKS = {
     "adapters": {"ft_adapt_model", "ft_save_model"},
     "quantizers": {"ft_quantize_model", "ft_model_load_options", "ft_load_model"},
     "accelerators": {"ft_accelerate_model", "ft_model_load_options"},
-    "optimizers": {"ft_create_optimizer"},
+    "optimizers": {"ft_create_optimizer", "ft_check"},
     "loggers": {"ft_log", "ft_callbacks"},
     "models": {"ft_resolve_model"},
     "datasets": {"ft_load_dataset", "ft_read_format", "ft_template"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 
 import pytest
 
@@ -58,18 +59,29 @@ class TestWandb(LoggerContract):
 
     def rows(self, logged):
         from wandb.proto import wandb_internal_pb2
-        from wandb.sdk.internal.datastore import DataStore
 
         (path,) = logged.outcome.folder.glob("wandb/offline-run-*/run-*.wandb")
-        store, kept = DataStore(), {}
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            items = {(one.key or ".".join(one.nested_key)): one.value_json for one in record.history.item}
+        kept = {}
+        for data in wandb_records(path.read_bytes()):
+            history = wandb_internal_pb2.Record.FromString(data).history
+            items = {one.key or ".".join(one.nested_key): one.value_json for one in history.item}
             for name in items.keys() - {"_step"}:
-                kept.setdefault(name, {})[record.history.step.num] = float(items[name])
+                kept.setdefault(name, {})[history.step.num] = float(items[name])
         return kept
+
+
+def wandb_records(data):
+    """Of a transaction log: blocks of 32 KiB of chunks, each a checksum, a length, a kind (2 first, 3 middle), data."""
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind not in (2, 3):
+            yield record
+            record = b""
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ft_plugins.selectors import OPTIONS, select
 
 ALWAYS = [
-    "loggers:console", "loggers:jsonl",
+    "accelerators:checkpointing", "loggers:console", "loggers:jsonl", "optimizers:optim",
     "datasets:files", "datasets:templates", "datasets:alpaca", "datasets:sharegpt", "datasets:openai", "datasets:trl",
     "datasets:text",
 ]  # fmt: skip
@@ -42,6 +42,12 @@ def test_what_is_selected_when_nothing_is_said() -> None:
         ({"enable_liger_kernel": True}, "accelerators:liger"),
         ({"use_unsloth": True}, "accelerators:unsloth"),
         ({"flash_attn": "fa2"}, "accelerators:flash_attn"),
+        ({"use_galore": True}, "optimizers:galore"),
+        ({"use_apollo": True}, "optimizers:apollo"),
+        ({"use_badam": True}, "optimizers:badam"),
+        ({"use_adam_mini": True}, "optimizers:adam_mini"),
+        ({"use_muon": True}, "optimizers:muon"),
+        ({"use_swanlab": True}, "loggers:swanlab"),
     ],
 )
 def test_a_key_selects_its_plugin(values: dict[str, object], plugin: str) -> None:

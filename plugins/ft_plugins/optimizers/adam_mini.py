@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights
@@ -30,10 +30,11 @@ def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
 
     from ft.training import parameter_groups
 
-    plan, config = run.plan, run.model.config.get_text_config()
+    plan, whole = run.plan, cast("Any", run.model)
+    config = whole.config.get_text_config()
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     heads = config.num_attention_heads
-    optimizer = Adam_mini(
+    optimizer: Any = Adam_mini(
         named,
         lr=plan.get("learning_rate"),
         betas=(plan.get("adam_beta1"), plan.get("adam_beta2")),
@@ -47,7 +48,7 @@ def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     optimizer.head_numel = head_size * config.hidden_size  # the library takes hidden_size / heads for granted
     optimizer.world_size = 1  # it counts visible GPUs, and would wait for processes that are not there
     _fit(optimizer, parameter_groups(run, model))
-    return optimizer
+    return cast("Optimizer", optimizer)
 
 
 def _fit(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:

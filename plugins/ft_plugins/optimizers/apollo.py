@@ -86,7 +86,7 @@ def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     where = str(plan.sources.get("apollo_target", ""))
     groups = parameter_groups(run, model)
     groups = projected_groups(groups, model, options.apollo_target, settings, "apollo_target", where)
-    optimizer = resumable(APOLLOAdamW, APOLLOAdamW._initialize_projector)(
+    optimizer: Optimizer = resumable(APOLLOAdamW, APOLLOAdamW._initialize_projector)(
         groups,
         lr=plan.get("learning_rate"),
         betas=(plan.get("adam_beta1"), plan.get("adam_beta2")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
@@ -135,10 +134,8 @@ def _layers(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
 
 
 def _ratio(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
-    from badam import clip_grad_norm_old_version
-
     from ft.training import parameter_groups
-    from ft_plugins.optimizers._steps.blocks import Ratio
+    from ft_plugins.optimizers._steps.blocks import Ratio, clip_grad_norm
 
     assert run.trainer is not None
     named = _trained(model)
@@ -154,7 +151,6 @@ def _ratio(run: Run, model: nn.Module, options: BadamOptions) -> Optimizer:
         **_adam(run.plan),
     )
     optimizer.share_masks(run.plan.get("seed", 42))
-    clip = MethodType(clip_grad_norm_old_version, run.trainer.accelerator)
-    run.trainer.accelerator.clip_grad_norm_ = clip  # torch's cannot take the norm of sparse gradients
+    run.trainer.accelerator.clip_grad_norm_ = clip_grad_norm  # torch's cannot take the norm of sparse gradients
     run.decide(f"badam: {options.badam_update_ratio:.0%} of each weight trains at a time; embeddings and head do not")
     return optimizer

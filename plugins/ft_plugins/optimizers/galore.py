@@ -89,7 +89,7 @@ def ft_create_optimizer(run: Run, model: nn.Module) -> Optimizer:
     groups = projected_groups(groups, model, options.galore_target, settings, "galore_target", where)
     kind, arguments = _variant(run.plan)
     made = resumable(kind, lambda _, group, __: GaLoreProjector(**{name: group[name] for name in settings}))
-    optimizer = made(groups, **arguments)
+    optimizer: Optimizer = made(groups, **arguments)
     return step_in_backward(optimizer, run) if options.galore_layerwise else optimizer
 
 

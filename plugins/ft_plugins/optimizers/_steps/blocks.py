@@ -12,6 +12,8 @@ import torch
 from badam import BlockOptimizer, BlockOptimizerRatio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
@@ -88,8 +90,19 @@ class Ratio(BlockOptimizerRatio):  # type: ignore[misc]  # as above
         self.global_step = saved.pop("step")
         for (_, parameter), offset in zip(self.named_parameters_list, saved.pop("offsets"), strict=True):
             self.sparse_dict[parameter]["offset"] = offset
-        self.mask_dict = {}
+        self.mask_dict: dict[torch.Size, Tensor] = {}
         super().load_state_dict(saved)
+
+
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """torch's, for gradients that may be sparse. The library's own leaves the values of sparse ones as they were."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    values = [gradient._values() if gradient.is_sparse else gradient for gradient in gradients]
+    total = torch.nn.utils.get_total_norm(values, norm_type)
+    share = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+    for one in values:
+        one.mul_(share)
+    return total
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -133,8 +133,8 @@ def _on(device: torch.device, value: Any) -> Any:
     return value
 
 
-def resumable(kind: type[Optimizer], new_projector: Callable[[Any, Group, dict[str, Any]], Any]) -> type[Optimizer]:
-    """The library's class with :class:`Resumable` before it."""
+def resumable(kind: type[Optimizer], new_projector: Callable[[Any, Group, dict[str, Any]], Any]) -> Any:
+    """The library's class, which is untyped, with :class:`Resumable` before it."""
     return type(kind.__name__, (Resumable, kind), {"new_projector": new_projector})
 
 

@@ -1,0 +1,53 @@
+"""What the trackers are told, and what `report_to: all` means where some of their packages are missing."""
+
+import json
+
+import pytest
+
+from ft_hookspecs import Plan, Run
+from ft_plugins import selectors
+from ft_plugins.loggers import _trackers, console
+
+
+@pytest.fixture
+def run(tmp_path):
+    def make(**values):
+        plan = Plan(values=values, sources={}, plugins=(), models=(), output_dir=tmp_path / "red")
+        return Run(plan)
+
+    return make
+
+
+def test_the_name_is_run_name_or_the_folders(run):
+    assert _trackers.run_name(run()) == "red"
+    assert _trackers.run_name(run(run_name="blue")) == "blue"
+
+
+def test_the_settings_are_those_of_the_record_without_secrets(run, tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red" / "run.json").write_text(json.dumps({"config": {"hf_hub_token": "***"}}))
+    assert _trackers.settings(run(hf_hub_token="hf_real")) == {"hf_hub_token": "***"}
+
+
+@pytest.fixture
+def only_tensorboard(monkeypatch):
+    absent = {"wandb", "mlflow", "trackio", "swanlab"}
+    monkeypatch.setattr(_trackers, "find_spec", lambda name: None if name in absent else object())
+
+
+@pytest.mark.usefixtures("only_tensorboard")
+def test_all_takes_what_is_installed():
+    wishes = [wish.plugin for wish in selectors.select({"report_to": ["all"]}) if wish.because.startswith("report_to")]
+    assert "loggers:tensorboard" in wishes
+    assert not {"loggers:wandb", "loggers:mlflow", "loggers:trackio", "loggers:swanlab"}.intersection(wishes)
+
+
+@pytest.mark.usefixtures("only_tensorboard")
+def test_what_all_leaves_out_is_said_with_its_line(run):
+    made = run(report_to=["all"])
+    console.ft_callbacks(made)
+    assert "report_to: all leaves wandb out, which needs: pip install 'ft-framework[wandb]'" in made.decisions
+
+
+def test_a_named_one_that_is_missing_is_not_left_out():
+    assert "loggers:wandb" in [wish.plugin for wish in selectors.select({"report_to": ["wandb"]})]
