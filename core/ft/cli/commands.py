@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import wraps
-from importlib.metadata import entry_points
 from typing import Any
 
 import typer
