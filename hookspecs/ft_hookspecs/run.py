@@ -149,9 +149,9 @@ class Run:
     Fields are filled in the order of the lifecycle; a hook may rely on those of the phases before its own. ``tell``
     shows a line to the user; ``make_optimizer`` calls ``ft_create_optimizer`` once the model is wrapped for training,
     and ``group_parameters`` calls ``ft_parameter_groups`` (``ft.training.parameter_groups`` checks what it says);
-    ``load_other`` loads another model, given its name, those of its adapters (with commas, or ``None``) and the bits that
-    the run's quantizer is to leave it (``None``: all), in the
-    number format of the one that trains, from ``ft_build_trainer`` on;
+    ``load_other`` loads another model, given its name, those of its adapters (with commas, or ``None``) and the bits
+    that the run's quantizer is to leave it (``None``: all), in the number format of the one that trains, from
+    ``ft_build_trainer`` on;
     ``estimate`` is the memory that the run is expected to take, ``None`` where that cannot be known;
     ``rewarders`` are the plugins that implement ``ft_reward``, each with a function of prompts and answers.
     """

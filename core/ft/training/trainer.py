@@ -43,8 +43,8 @@ class PackedTrainer(MeasuringTrainer):
         args: as :func:`ft.training.arguments.training_arguments` makes them.
         attention: ``auto``, ``packed`` or ``padded``, see :class:`ft.training.engine.Engine`.
         decide: told each decision that is taken for the user.
-        kwargs: ``optimizer_factory`` and ``parameter_groups`` of :class:`ft.training.base.RunTrainer`, and anything else
-            of ``transformers.Trainer``.
+        kwargs: ``optimizer_factory`` and ``parameter_groups`` of :class:`ft.training.base.RunTrainer`, and anything
+            else of ``transformers.Trainer``.
     """
 
     def __init__(
