@@ -28,12 +28,17 @@ from variants import Recorder, common, quiet_folder
 from workload import tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 LENGTHS = ((240, 110, 60), (150, 70, 130))
 """Tokens of prompt, chosen and rejected of the pairs of a step. kto takes one answer of each: chosen and rejected in
 turn."""
+
+UNEVEN = ((63, 187, 38), (257, 30, 38), (63, 116, 26), (224, 24, 32))
+"""Those of four rows of the alpaca set, the prompt made longer and another answer rejected."""
 
 BETA = 0.1
 
@@ -73,15 +78,17 @@ class Setting:
         return get_peft_model(model, config)
 
 
-def make_batches(tokenizer: PreTrainedTokenizerBase, stage: str, steps: int, scale: float) -> list[list[Row]]:
-    """Text of the quickstart's answers, cut into :data:`LENGTHS` times ``scale`` tokens."""
+def make_batches(
+    tokenizer: PreTrainedTokenizerBase, stage: str, steps: int, lengths: Sequence[Sequence[float]]
+) -> list[list[Row]]:
+    """Text of the quickstart's answers, cut into so many tokens."""
     stream = tokens(tokenizer)
 
-    def pair(*sizes: int) -> Row:
-        cut = [[next(stream) for _ in range(int(size * scale))] for size in sizes]
+    def pair(*sizes: float) -> Row:
+        cut = [[next(stream) for _ in range(int(size))] for size in sizes]
         return dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), cut, strict=True))
 
-    batches = [[pair(*sizes) for sizes in LENGTHS] for _ in range(steps)]
+    batches = [[pair(*sizes) for sizes in lengths] for _ in range(steps)]
     return batches if stage == "dpo" else [judged(batch) for batch in batches]
 
 
@@ -144,7 +151,7 @@ def ft(setting: Setting, stage: str) -> Outcome:
     recorder = Recorder()
     with quiet_folder() as folder:
         arguments = TrainingArguments(
-            **common(setting, folder), remove_unused_columns=False, per_device_eval_batch_size=len(LENGTHS)
+            **common(setting, folder), remove_unused_columns=False, per_device_eval_batch_size=len(setting.batches[0])
         )
         trainer = kind(setting.model(), arguments, options=options, callbacks=[recorder])
         trainer.reference = Reference.of_start(trainer.model)
@@ -196,13 +203,15 @@ def main(
     steps: Annotated[int, typer.Option(help="optimizer steps a round; the first is not timed", min=2)] = 2,
     rounds: int = 2,
     scale: Annotated[float, typer.Option(help="factor of the lengths")] = 1.0,
+    uneven: Annotated[bool, typer.Option(help="four pairs a step, of unlike lengths, in place of two")] = False,
     save: Annotated[bool, typer.Option(help="write the result into benchmarks/results")] = False,
 ) -> None:
     """Measure, print the table, and with --save keep it."""
     torch.set_num_threads(1)  # ratios of CPU-seconds; more threads only add noise
     folder = find_model(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    setting = Setting(folder, tokenizer, make_batches(tokenizer, stage, steps, scale))
+    lengths = [[size * scale for size in sizes] for sizes in (UNEVEN if uneven else LENGTHS)]
+    setting = Setting(folder, tokenizer, make_batches(tokenizer, stage, steps, lengths))
     variants = {"trl": partial(trl, setting, stage), "ft": partial(ft, setting, stage)}
     if stage == "dpo":  # kto's mismatched pairs cannot be cached where they are drawn anew
         variants["trl cached"] = partial(trl, setting, stage, cached=True)
@@ -212,7 +221,7 @@ def main(
     sequences = sum(len(ids) for row in setting.rows for name, ids in row.items() if name.endswith("_ids"))
     result: dict[str, Any] = {
         "what": f"{stage} lora float32, {model}",
-        "workload": {"steps": steps, "lengths": LENGTHS, "scale": scale, "tokens": sequences, "waste": waste(stage)},
+        "workload": {"steps": steps, "lengths": lengths, "tokens": sequences, "waste": waste(stage, lengths)},
         "machine": machine(),
         "rounds": rounds,
         "rows": comparison.rows("trl"),
@@ -222,17 +231,17 @@ def main(
     text = f"{table(result)}\n\nft with what computing its reference costs: {said}."
     typer.echo(text)
     if save:
-        path = Path(RESULTS) / f"preference-{stage}-lora-float32"
+        path = Path(RESULTS) / f"preference-{stage}{'-uneven' * uneven}-lora-float32"
         path.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
 
 
-def waste(stage: str) -> float:
+def waste(stage: str, lengths: Sequence[Sequence[float]]) -> float:
     """Share of the padded batch that is padding or, in pairs, a prompt for the second time."""
     if stage == "dpo":
-        longest = max(prompt + max(chosen, rejected) for prompt, chosen, rejected in LENGTHS)
-        return 1 - sum(map(sum, LENGTHS)) / (2 * len(LENGTHS) * longest)
-    answers = [sizes[0] + sizes[1 + number % 2] for number, sizes in enumerate(LENGTHS)]
+        longest = max(prompt + max(chosen, rejected) for prompt, chosen, rejected in lengths)
+        return 1 - sum(map(sum, lengths)) / (2 * len(lengths) * longest)
+    answers = [sizes[0] + sizes[1 + number % 2] for number, sizes in enumerate(lengths)]
     return 1 - sum(answers) / (len(answers) * max(answers))
 
 
