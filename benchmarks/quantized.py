@@ -28,8 +28,10 @@ RUNS = {
     "hqq-4": ("quantization_bit=4", "quantization_method=hqq"),
     "eetq": ("quantization_bit=8", "quantization_method=eetq"),
 }
-SHORT = ("num_train_epochs=2", "plugins=[]", "ask_questions=null", "plot_loss=false")
-"""Two epochs of the quickstart instead of six, and no questions asked."""
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+CHANGED = {"num_train_epochs": "2", "plot_loss": "false"}
+LEFT_OUT = ("plugins", "ask_questions", "output_dir")
+"""Two epochs of the quickstart instead of six, and no questions asked, which take longer than training."""
 
 LEAST = 0.9
 """Of LoRA's reduction of the held-out loss."""
@@ -40,21 +42,34 @@ def main(
     write: Annotated[bool, typer.Option("--write", help="run nothing, write the table")] = False,
 ) -> None:
     """Run the quickstart over each quantizer, keep the figures, and write the table."""
-    figures = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    figures = results()
     for name in () if write else names or RUNS:
         figures[name] = carry_out(name)
         RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"{name}: {json.dumps(figures[name])}")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + table(figures) + END + rest.partition(END)[2], encoding="utf-8")
+    PAGE.write_text(page(figures), encoding="utf-8")
     missed = [name for name in figures if share(figures, name) < LEAST]
     typer.echo(f"below {LEAST:.0%} of LoRA: {', '.join(missed) or 'none'}")
     raise typer.Exit(bool(missed))
 
 
+def results() -> dict[str, dict[str, Any]]:
+    """The figures there are."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}  # type: ignore[no-any-return]  # JSON
+
+
+def page(figures: dict[str, dict[str, Any]]) -> str:
+    """The page with the table of these figures."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return before + BEGIN + table(figures) + END + rest.partition(END)[2]
+
+
 def words(name: str, *more: str) -> list[str]:
     """The run of a name as a user types it."""
-    return ["examples/quickstart.yaml", *SHORT, *RUNS[name], *more]
+    lines = QUICKSTART.read_text(encoding="utf-8").splitlines()
+    keys = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith("#"))
+    kept = {key: value.strip('"') for key, value in keys.items() if key not in LEFT_OUT} | CHANGED
+    return [*(f"{key}={value}" for key, value in kept.items()), *RUNS[name], *more]
 
 
 def carry_out(name: str) -> dict[str, Any]:
