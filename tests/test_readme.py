@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ruamel.yaml import YAML
+from typer import Context
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -37,8 +38,7 @@ def commands(program: str, pages: Sequence[Path] = PAGES) -> Iterator[list[str]]
     for page in pages:
         for block in blocks(page.read_text(encoding="utf-8"), "console"):
             for line in block.splitlines():
-                words = shlex.split(line.removeprefix("$ "))
-                if line.startswith("$ ") and words[0] == program:
+                if line.startswith("$ ") and (words := shlex.split(line.removeprefix("$ ")))[0] == program:
                     yield words
 
 
@@ -59,8 +59,8 @@ def test_ft_commands_exist() -> None:
     typed = list(commands("ft"))
     assert typed
     for _, command, *rest in typed:
-        assert command in known.commands
-        subcommands = getattr(known.commands[command], "commands", None)
+        assert command in known.list_commands(Context(known))
+        subcommands = getattr(known.commands.get(command), "commands", None)
         assert subcommands is None or rest[0] in subcommands
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems, TrainingError
+from ft.errors import ConfigError, DataError, FtError, PluginError, Problems, TrainingError
 from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 
@@ -194,7 +194,6 @@ def test_what_a_run_starts_from_is_not_removed(arguments: Callable[..., list[str
     ("keys", "kind", "said"),
     [
         ({"dataloader_prefetch_factor": 2}, ConfigError, "prefetch_factor"),
-        ({"optim": "lomo"}, EnvironmentProblem, "lomo"),
     ],
 )
 def test_what_transformers_refuses_is_said_as_such(

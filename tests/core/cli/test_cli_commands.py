@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def real_commands():
         for name, group in groups.items()
         for command in group.registered_commands
     ]
-    return sorted(names + inner)
+    return sorted([*names, *inner, *(entry.name for entry in entry_points(group="ft.commands"))])
 
 
 def test_the_page_names_every_command_and_no_other():

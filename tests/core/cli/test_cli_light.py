@@ -66,9 +66,9 @@ def test_listing_imports_no_plugin():
     assert not [name for name in modules if name.startswith("ft_plugins")]
 
 
-def test_help_costs_at_most_150_ms_of_cpu_above_a_bare_interpreter():
-    cost = _cpu("-m", "ft", "--help") - _cpu("-c", "pass")
-    assert cost <= 0.150
+def test_help_costs_at_most_ten_bare_interpreters():
+    """150 ms of CPU on a machine at its full clock, where a bare interpreter costs 15."""
+    assert _cpu("-m", "ft", "--help") <= 11 * _cpu("-c", "pass")
 
 
 def _cpu(*arguments):

@@ -54,8 +54,8 @@ def test_renamed_keys_are_translated_with_a_note(tmp_path: Path, line: str, key:
 
 @pytest.mark.parametrize(
     "line",
-    ["group_by_length: false", "warmup_ratio: 0.0", "save_safetensors: true", "logging_dir: logs", "use_galore: false",
-     "image_max_pixels: 589824", "galore_rank: 16", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null",
+    ["group_by_length: false", "warmup_ratio: 0.0", "save_safetensors: true", "logging_dir: logs", "use_mca: false",
+     "image_max_pixels: 589824", "badam_verbose: 0", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null",
      "use_fast_tokenizer: true", "low_cpu_mem_usage: false"],
 )  # fmt: skip
 def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str) -> None:
@@ -69,7 +69,7 @@ def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("use_galore: true", "not available in this version"),
+        ("use_kt: true", "not available in this version"),
         ("use_mca: 0", "not available in this version"),
         ("image_max_pixels: 1000", "not available in this version"),
         ("save_safetensors: false", "always saved as safetensors"),
@@ -126,7 +126,7 @@ def test_the_table_holds_only_keys_that_the_core_does_not_declare() -> None:
     assert not old_names() & declared
     parts = [set(part) for part in table().values()]
     assert sum(map(len, parts)) == len(old_names())
-    assert json.dumps(table()["unavailable"]["use_galore"]) == "false"
+    assert json.dumps(table()["unavailable"]["use_mca"]) == "false"
 
 
 def test_new_names_exist_wherever_the_core_owns_them() -> None:
@@ -153,7 +153,7 @@ def test_what_transformers_could_do_and_a_run_does_not_is_refused(tmp_path: Path
         run(tmp_path, line + "\n")
 
 
-@pytest.mark.parametrize("line", ["disable_tqdm: true", "run_name: a", "remove_unused_columns: false", "hub_token: t"])
+@pytest.mark.parametrize("line", ["disable_tqdm: true", "remove_unused_columns: false", "hub_token: t"])
 def test_what_transformers_would_heed_and_a_run_does_not_is_noted(tmp_path: Path, line: str) -> None:
     resolved = run(tmp_path, line + "\n")
     (note,) = resolved.notes
