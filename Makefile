@@ -1,6 +1,7 @@
 # make quickstart   set everything up and teach a small model
 # make test         set everything up and run the tests
 # make lint         what CI checks besides the tests
+# make matrix       what composes with what, each cell tried: an hour; writes docs/matrix.md
 #
 # Set-up needs Python 3.11 or newer, nothing else, and stays inside .venv. Repeating a target installs nothing again
 # until pyproject.toml or constraints.txt changes. PYTHON=python3.13 chooses the interpreter.
@@ -18,7 +19,7 @@ $(PIP) --editable '.[$(1)]'
 @touch $@ $(2)
 endef
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint matrix clean
 
 quickstart: $(VENV)/.user
 	$(BIN)/ft run examples/quickstart.yaml
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+matrix: $(VENV)/.dev
+	$(BIN)/python tests/contract/matrix.py
 
 clean:
 	rm -rf $(VENV)

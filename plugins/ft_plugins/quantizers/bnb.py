@@ -63,6 +63,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         changed = [key for key, info in BnbOptions.model_fields.items() if getattr(options, key) != info.default]
         for key in changed:
             yield Problem(f"{key} has no effect with 8 bits", remedy="take it out, or use 4 bits", keys=(key, *asked))
+    if plan.get("use_dora") and plan.get(_common.BITS) == 8:
+        yield Problem(
+            "use_dora with bnb and 8 bits",
+            why="peft takes the norms of DoRA from scales that an 8-bit layer gives away in its first forward",
+            remedy="set quantization_bit: 4, another quantization_method, or use_dora: false",
+            keys=("use_dora", _common.BITS),
+        )
     if options.quantization_device_map:
         yield Problem(
             "quantization_device_map: auto cannot train",

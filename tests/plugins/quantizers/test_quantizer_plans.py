@@ -34,6 +34,7 @@ HQQ, EETQ = {**BNB4, "quantization_method": "hqq"}, {"quantization_method": "eet
     ("keys", "said"),
     [
         ({"quantization_bit": 3}, "3 is no width that bnb knows"),
+        ({**BNB8, "use_dora": True}, "use_dora with bnb and 8 bits"),
         ({**HQQ, "quantization_bit": 7}, "7 is no width that hqq knows"),
         ({**EETQ, "quantization_bit": 4}, "4 is no width that eetq knows"),
         ({"quantization_method": "hqq"}, "set quantization_bit: 4"),
