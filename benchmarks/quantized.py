@@ -82,7 +82,6 @@ def carry_out(name: str) -> dict[str, Any]:
     return {
         "eval_loss_before": metrics["eval_loss_before"],
         "eval_loss": metrics["eval_loss"],
-        "seconds": round(metrics["train_runtime"], 1) if "train_runtime" in metrics else None,
         **({key: sizes[0][key] for key in ("bytes_before", "bytes_after")} if sizes else {}),
     }
 
