@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import entry_points
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -39,9 +38,24 @@ def loggers() -> list[EntryPoint]:
 
 
 def _needs(entry: EntryPoint) -> str:
-    """The first line to type, of a plugin that names its packages; one that is broken is judged when it is selected."""
-    try:
-        packages = getattr(entry.load(), "ft_requires", {})
-    except Exception:  # whatever it is, its selection will say so with blame
+    """What to type for the packages of the extra that is called like the logger; nothing where they are installed.
+
+    Its distribution's metadata say which they are: no logger is imported to be asked.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    if entry.dist is None:
         return ""
-    return next((line for package, line in packages.items() if find_spec(package) is None), "")
+    extra = canonicalize_name(entry.name)
+    requirements = map(Requirement, entry.dist.requires or ())
+    needed = [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return "" if all(map(_installed, needed)) else f"pip install '{entry.dist.name}[{extra}]'"
+
+
+def _installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

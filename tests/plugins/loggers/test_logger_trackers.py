@@ -1,6 +1,8 @@
 """What the trackers are told, and what `report_to: all` means where some of their packages are missing."""
 
 import json
+from importlib import import_module
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -31,8 +33,8 @@ def test_the_settings_are_those_of_the_record_without_secrets(run, tmp_path):
 
 @pytest.fixture
 def only_tensorboard(monkeypatch):
-    absent = {"wandb", "mlflow", "trackio", "swanlab"}
-    monkeypatch.setattr(_trackers, "find_spec", lambda name: None if name in absent else object())
+    absent = {"wandb", "mlflow-skinny", "trackio", "swanlab"}
+    monkeypatch.setattr(_trackers, "_installed", lambda name: name not in absent)
 
 
 @pytest.mark.usefixtures("only_tensorboard")
@@ -47,6 +49,20 @@ def test_what_all_leaves_out_is_said_with_its_line(run):
     made = run(report_to=["all"])
     console.ft_callbacks(made)
     assert "report_to: all leaves wandb out, which needs: pip install 'ft-framework[wandb]'" in made.decisions
+
+
+@pytest.mark.usefixtures("only_tensorboard")
+def test_no_logger_is_imported_to_be_asked(monkeypatch):
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: pytest.fail(f"{entry.value} is imported"))
+    lines = {name: f"pip install 'ft-framework[{name}]'" for name in ("mlflow", "swanlab", "trackio", "wandb")}
+    assert _trackers.missing() == lines
+
+
+@pytest.mark.parametrize("name", ["mlflow", "swanlab", "tensorboard", "trackio", "wandb"])
+def test_the_line_is_the_one_that_the_plugin_itself_names(monkeypatch, name):
+    monkeypatch.setattr(_trackers, "_installed", lambda _: False)
+    module = import_module(f"ft_plugins.loggers.{name}")
+    assert set(module.ft_requires.values()) == {_trackers.missing()[name]}
 
 
 def test_a_named_one_that_is_missing_is_not_left_out():
