@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ft.config.complaints import ALONE
 from ft.data.checks import data_problems
+from ft.processes import process_problems
 from ft.schedules import schedule_problems
 from ft.vocabulary import vocabulary_problems
 from ft_hookspecs import Problem
@@ -37,6 +38,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
             remedy="set reward_model to what stage: rm saved, or add a plugin (plugins: my_reward.py)",
             keys=("reward_model", "stage"),
         )
+    yield from process_problems(plan)
     yield from data_problems(plan)
     yield from _evaluation(plan, manager)
     if plan.get("load_best_model_at_end"):

@@ -41,6 +41,7 @@ HQQ, EETQ = {**BNB4, "quantization_method": "hqq"}, {"quantization_method": "eet
         ({**BNB4, "quantization_method": "awq"}, "quantizers is called 'awq'"),
         ({**BNB4, "finetuning_type": "full"}, "full tuning cannot train weights quantised by 'bnb'"),
         ({**EETQ, "finetuning_type": "freeze"}, "cannot train weights quantised by 'eetq'"),
+        ({**EETQ, "finetuning_type": "full"}, "cannot train weights quantised by 'eetq'"),
         ({**HQQ, "fsdp": "full_shard"}, "hqq with fsdp"),
         ({**EETQ, "deepspeed": "ds.json"}, "eetq with deepspeed"),
         ({**BNB4, "deepspeed": "ds.json"}, "bnb with deepspeed"),
@@ -72,8 +73,14 @@ def test_it_is_refused_in_time(plan: Callable[..., Any], keys: dict[str, Any], s
 
 def test_what_is_neutral_is_no_reason_to_refuse(plan: Callable[..., Any]) -> None:
     plan(**BNB8, quantization_type="nf4", double_quantization="true")
-    plan(bnb_4bit_quant_storage="bfloat16", fsdp="full_shard", **BNB4)
     assert quantizer(plan("eetq")).name == "eetq"  # --plugin eetq alone: it knows one width
+
+
+def test_4_bits_stored_as_the_activations_are_can_be_sharded(
+    plan: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft.combinations.process_problems", lambda _: ())  # fsdp needs a GPU
+    plan(bnb_4bit_quant_storage="bfloat16", fsdp="full_shard", **BNB4)
 
 
 def test_the_names_of_hugging_face(plan: Callable[..., Any]) -> None:
