@@ -9,8 +9,8 @@
 
 from ft.data.cache import cached_dataset
 from ft.data.examples import Examples
-from ft.data.pairs import prepare_feedback, prepare_pairs, prepare_prompts
-from ft.data.prepare import SPLIT, prepare_supervised, prepare_text, prepared
+from ft.data.pairs import answer_room, prepare_feedback, prepare_pairs, prepare_prompts
+from ft.data.prepare import NO_SPLIT, SPLIT, prepare_supervised, prepare_text, prepared
 from ft.data.reading import few_objects, load_examples, load_splits, read_examples
 from ft.data.sources import dataset_sources
 from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
@@ -19,12 +19,14 @@ from ft.data.tokens import Supervisor, blocks, supervise
 
 __all__ = [
     "IGNORE",
+    "NO_SPLIT",
     "SPLIT",
     "ChatTemplate",
     "Examples",
     "Supervision",
     "Supervisor",
     "Tokens",
+    "answer_room",
     "blocks",
     "cached_dataset",
     "dataset_sources",

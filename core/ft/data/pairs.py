@@ -1,8 +1,4 @@
-"""What the stages that learn from preferences and rewards call: pairs, judged answers, and prompts, as tokens.
-
-Per-message weights and ``train`` marks say nothing here, as these stages judge whole answers; that they were not
-heeded is counted.
-"""
+"""What the stages that learn from preferences and rewards call: pairs, judged answers, and prompts, as tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +6,11 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from ft.data.answers import Asked, Fitter, Limits
+from ft.data.answers import Fitter, Limits
+from ft.data.asking import as_feedback, as_pair, as_prompt, note_unheeded
 from ft.data.prepare import prepared, template_text
 from ft.data.reading import drop_or_raise
-from ft.data.spans import IGNORE, conversation
+from ft.data.spans import IGNORE
 from ft.errors import ConfigError, DataError
 from ft.options import DataOptions
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
-    from ft.data.answers import Fitted
+    from ft.data.answers import Asked, Fitted
     from ft.data.cache import Sample
     from ft.data.spans import Tokens
     from ft_hookspecs import DataCounts, Example, Message, Plan, Run
@@ -40,8 +37,6 @@ PROMPT_COLUMNS: Final = {"prompt_ids": IDS, "length": "int32", "prompt": "string
 EQUAL: Final = "chosen and rejected are equal"
 EMPTY: Final = "an answer is empty"
 NO_PROMPT: Final = "no token before the answer"
-SPLIT_PAIR: Final = "pairs made one desirable and one undesirable sample"
-UNHEEDED: Final = "rows whose weight or train of a message was not heeded, because whole answers are judged"
 
 Dropped = str
 """A reason, where a sample might have been."""
@@ -99,25 +94,24 @@ def prepare_prompts(run: Run, examples: Iterable[Example], counts: DataCounts) -
             a prompt.
     """
     limits = limits_of(run.plan)
-    room = answer_room(run.plan, limits.cutoff_len)
-    shorter = replace(limits, cutoff_len=limits.cutoff_len - room)
+    shorter = replace(limits, cutoff_len=limits.cutoff_len - answer_room(run.plan))
     return _prepare(run, examples, counts, as_prompt, prompt_row, PROMPT_COLUMNS, shorter)
 
 
 def limits_of(plan: Plan) -> Limits:
     """The limits that the options of the data set."""
     options = plan.of(DataOptions)
-    reserved = plan.get("reserved_label_len", 1)
-    return Limits(options.cutoff_len, options.truncation, reserved, options.on_bad_row)
+    return Limits(options.cutoff_len, options.truncation, options.reserved_label_len, options.on_bad_row)
 
 
-def answer_room(plan: Plan, cutoff_len: int) -> int:
-    """Tokens of ``cutoff_len`` that a prompt must leave to the answer.
+def answer_room(plan: Plan) -> int:
+    """Tokens of ``cutoff_len`` that a prompt of :func:`prepare_prompts` leaves to the answer.
 
     Raises:
         ConfigError: ``max_new_tokens`` leaves none to the prompt.
     """
     wanted: int | None = plan.get("max_new_tokens")
+    cutoff_len = plan.of(DataOptions).cutoff_len
     if wanted is None:
         return min(ANSWER_TOKENS, cutoff_len // 2)
     if wanted < cutoff_len:
@@ -162,17 +156,8 @@ def _read(
     except DataError as error:
         drop_or_raise(error, limits.on_bad_row == "skip", counts)
         return ()
-    if any(message.weight != 1 or message.train is not None for message in _all_messages(example)):
-        _note(counts, UNHEEDED)
+    note_unheeded(example, counts)
     return samples
-
-
-def _all_messages(example: Example) -> tuple[Message, ...]:
-    return (*example.messages, *example.chosen, *example.rejected)
-
-
-def _note(counts: DataCounts, what: str) -> None:
-    counts.repaired[what] = counts.repaired.get(what, 0) + 1
 
 
 def _counted(made: Sample | Dropped, is_cut: bool, counts: DataCounts) -> Iterator[Sample]:
@@ -184,65 +169,6 @@ def _counted(made: Sample | Dropped, is_cut: bool, counts: DataCounts) -> Iterat
     labels = (values for name, values in made.items() if name.endswith("_labels"))
     counts.supervised += sum(len(values) - values.count(IGNORE) for values in labels)
     yield made
-
-
-# ---- examples as prompts with answers -----------------------------------------------------------------------------
-
-
-def as_pair(example: Example, _counts: DataCounts) -> Sequence[Asked]:
-    """The prompt with the chosen answer and the rejected one.
-
-    Raises:
-        DataError: the example has not both.
-    """
-    if example.chosen and example.rejected:
-        return (Asked(_prompt(example, conversation(example)), (example.chosen, example.rejected)),)
-    raise DataError(
-        f"the row has no {'rejected' if example.chosen else 'chosen and no rejected'} answer",
-        where=example.where,
-        why="this stage learns from pairs: a better and a worse answer to one prompt",
-        remedy="set ranking: true for the data set in dataset_info.json and name its columns chosen and rejected",
-    )
-
-
-def as_feedback(example: Example, counts: DataCounts) -> Sequence[Asked]:
-    """The prompt with the answer and its judgement; both answers of a pair.
-
-    Raises:
-        DataError: the example is neither judged nor a pair.
-    """
-    if example.chosen and example.rejected:
-        _note(counts, SPLIT_PAIR)
-        prompt = _prompt(example, conversation(example))
-        return Asked(prompt, (example.chosen,), desirable=True), Asked(prompt, (example.rejected,), desirable=False)
-    prompt, answer = split_answer(example)
-    if example.desirable is not None and answer:
-        return (Asked(prompt, (answer,), example.desirable),)
-    raise DataError(
-        "the row does not say whether its answer is good" if answer else "the row has no answer",
-        where=example.where,
-        why="this stage learns from answers that are judged true (good) or false (bad)",
-        remedy="name the column that says it in dataset_info.json: columns: {kto_tag: …}",
-    )
-
-
-def as_prompt(example: Example, _counts: DataCounts) -> Sequence[Asked]:
-    """The prompt alone, and beside it the text of the row's own answer."""
-    prompt, answer = split_answer(example)
-    return (Asked(prompt, own_answer=answer[-1].content if answer else ""),)
-
-
-def split_answer(example: Example) -> tuple[Example, tuple[Message, ...]]:
-    """The conversation up to its last message of the user, and the answer after it (of a pair: the chosen one)."""
-    messages = conversation(example)
-    begin = max((turn + 1 for turn, message in enumerate(messages) if message.role == "user"), default=0)
-    if example.chosen:
-        return _prompt(example, messages), example.chosen
-    return _prompt(example, messages[:begin]), messages[begin:]
-
-
-def _prompt(example: Example, messages: tuple[Message, ...]) -> Example:
-    return replace(example, messages=messages, chosen=(), rejected=(), desirable=None)
 
 
 # ---- tokens as rows -----------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Finish = Callable[[Iterable[Sample], DataCounts], Iterable[Sample]]
 
 SPLIT: Final = StashKey[str]("the split that is being prepared")
+NO_SPLIT: Final = ""
+"""What is prepared besides: it is cached, and never kept in ``tokenized_path``, whose folders are splits."""
 
 
 def as_they_are(samples: Iterable[Sample], _: DataCounts) -> Iterable[Sample]:
@@ -164,8 +166,8 @@ def prepared(
     data = digest((given.summary.digest, repr(sorted(columns.items())))) if given.summary else ""
     recipe = digest((*(part or "" for part in known), tokenizer_text(run.tokenizer)))
     making = Making(build, columns, Identity(data, recipe, own_code()))
-    if options.tokenized_path:
-        folder = Path(options.tokenized_path) / run.stash.get(SPLIT, "train").replace("/", "-")
+    if options.tokenized_path and (split := run.stash.get(SPLIT, "train")) != NO_SPLIT:
+        folder = Path(options.tokenized_path) / split.replace("/", "-")
         return kept_dataset(making, folder, counts, overwrite=options.overwrite_cache, tell=run.decide)
     folder = cache_folder(run.plan.get("cache_dir")) / "tokens"
     return cached_dataset(making, folder, counts, overwrite=options.overwrite_cache or None in known)

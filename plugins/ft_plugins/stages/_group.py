@@ -15,6 +15,7 @@ from ft_hookspecs import Problem
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import sharding_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
+from ft_plugins.stages._rollouts import room_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,6 +60,7 @@ UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
 def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Problem]:
     """What cannot be: a batch without whole groups, keys that would do nothing, a reward that nobody gives."""
     yield from reward_problems(plan)
+    yield from room_problems(plan)
     for key, (harmless, why) in UNHEEDED.items():
         if plan.get(key, harmless[0]) not in harmless:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with {stage}", why, f"take {key} out", (key,))

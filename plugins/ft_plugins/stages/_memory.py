@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ft.data import answer_room
+
 if TYPE_CHECKING:
     from ft_hookspecs import Estimate, Plan
 
@@ -29,8 +31,7 @@ def rollouts(plan: Plan, estimate: Estimate, samples: int, *, packed: bool, refe
     """
     shape, size = estimate.shape, plan.get("per_device_train_batch_size", 8)
     cache = 2 * shape.layers * shape.key_heads * shape.head_size * estimate.compute_bytes
-    answer = plan.get("max_new_tokens")
-    longest = estimate.longest + answer if estimate.measured and answer else plan.get("cutoff_len", 2048)
+    longest = estimate.longest + answer_room(plan) if estimate.measured else plan.get("cutoff_len", 2048)
     return replace(
         estimate,
         tokens=size * longest,

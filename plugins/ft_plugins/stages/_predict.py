@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from ft.options import GenerationOptions
-from ft_hookspecs import DataCounts, StashKey
-from ft_plugins.stages._scores import scores
+from ft_hookspecs import DataCounts, Problem, StashKey
+from ft_plugins.stages._rollouts import answer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
 
-    from ft_hookspecs import Example, Run
+    from ft_hookspecs import Example, Plan, Run
 
     Conversations = Mapping[str, Iterable[Example]]
 
@@ -28,6 +28,17 @@ BATCHES: Final = 4
 
 FILE: Final = "generated_predictions.jsonl"
 CONVERSATIONS: Final = StashKey["Conversations"]("conversations of the evaluation sets")
+
+
+def source_problems(plan: Plan) -> Iterator[Problem]:
+    """Conversations are asked for, and ``tokenized_path`` alone holds but their tokens."""
+    if plan.get("tokenized_path") and not (plan.get("dataset") or plan.get("eval_dataset")):
+        yield Problem(
+            "predict_with_generate needs the data itself",
+            why="the questions are asked anew, and tokenized_path holds whole conversations as tokens",
+            remedy="give eval_dataset, or dataset with val_size",
+            keys=("predict_with_generate", "tokenized_path"),
+        )
 
 
 def remember(run: Run, split: str, examples: Iterable[Example]) -> None:
@@ -54,11 +65,11 @@ def predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
 
 
 def _prompts(run: Run, name: str, examples: Iterable[Example]) -> Dataset:
-    from ft.data import SPLIT, prepare_prompts
+    from ft.data import NO_SPLIT, SPLIT, prepare_prompts
 
-    run.stash[SPLIT] = f"{name} prompts"
+    run.stash[SPLIT] = NO_SPLIT
     asked = run.counts[name].examples
-    counts = run.counts[run.stash[SPLIT]] = DataCounts(asked, asked)
+    counts = run.counts[f"{name} prompts"] = DataCounts(asked, asked)
     prompts = prepare_prompts(run, examples, counts)
     run.tell(f"data: {name} prompts: {counts}")
     return prompts
@@ -66,6 +77,8 @@ def _prompts(run: Run, name: str, examples: Iterable[Example]) -> Dataset:
 
 def _predict_set(run: Run, trainer: Trainer, prompts: Dataset, path: Path) -> dict[str, float]:
     """Whole lines are written, in order, as answers come: what a killed run leaves can be read."""
+    from ft_plugins.stages._scores import scores
+
     begin, rows = perf_counter(), []
     target = path if trainer.is_world_process_zero() else Path(os.devnull)
     with target.open("wb", buffering=0) as file:  # unbuffered: each line is one write, never half of one
@@ -82,7 +95,7 @@ def _answered(run: Run, trainer: Trainer, prompts: Dataset) -> Iterator[dict[str
     from accelerate.utils import gather_object
     from transformers import set_seed
 
-    from ft.training import generate, generation_settings
+    from ft.training import generate
 
     assert run.model is not None
     assert run.tokenizer is not None
@@ -92,7 +105,7 @@ def _answered(run: Run, trainer: Trainer, prompts: Dataset) -> Iterator[dict[str
         "stop": run.template.stop,
         "batch_size": batch,
         "skip_special_tokens": run.plan.of(GenerationOptions).skip_special_tokens,
-        **generation_settings(run.plan),
+        **answer_settings(run),
     }
     set_seed(trainer.args.seed)  # what is drawn does not depend on the training before it
     for part in prompts.iter(batch * BATCHES * processes):

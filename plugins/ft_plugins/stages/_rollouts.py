@@ -1,16 +1,36 @@
-"""How the stages that learn from rewards draw answers."""
+"""How long the answers are that a run generates, and how the stages that learn from rewards draw them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from ft.data import answer_room
+from ft.errors import ConfigError
+from ft_hookspecs import Problem
 
-    from ft_hookspecs import Run
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ft_hookspecs import Plan, Run
 
 POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 """How a rollout draws unless the keys are set: the losses compare the probabilities that answers were drawn from."""
+
+
+def room_problems(plan: Plan) -> Iterator[Problem]:
+    """Answers that are to be so long that ``cutoff_len`` holds no prompt beside them."""
+    try:
+        answer_room(plan)
+    except ConfigError as error:
+        yield Problem(error.what, error.why, error.remedy, keys=("max_new_tokens", "cutoff_len"))
+
+
+def answer_settings(run: Run) -> dict[str, Any]:
+    """Generation settings with answers as long as prompts were prepared for, unless ``max_length`` limits both."""
+    from ft.training import generation_settings
+
+    settings = generation_settings(run.plan)
+    return settings if "max_length" in settings else {**settings, "max_new_tokens": answer_room(run.plan)}
 
 
 def rollout_settings(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from ft.options import DataOptions, ReferenceOptions
+from ft.options import ReferenceOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
+from ft_plugins.stages._rollouts import answer_settings, greedy, rollout_settings, room_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,6 +61,7 @@ def ft_options() -> type[PluginOptions]:
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from reward_problems(plan)
+    yield from room_problems(plan)
     for key, (heeded, why) in UNHEEDED.items():
         if plan.get(key, heeded[0]) not in heeded:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with ppo", why, f"take {key} out", (key,))
@@ -88,12 +90,11 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 @hookimpl
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import reference_for
-    from ft_plugins.stages._rollouts import greedy, rollout_settings
     from ft_plugins.stages._trainers.critic import begin_value_head
     from ft_plugins.stages._trainers.ppo import PpoTrainer
 
     assert run.template is not None
-    reward, head, settings = reward_for(run), begin_value_head(run), generation(run)
+    reward, head, settings = reward_for(run), begin_value_head(run), answer_settings(run)
     return PpoTrainer.for_run(
         run,
         callbacks,
@@ -112,13 +113,3 @@ def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
     from ft.training import evaluate_measures
 
     return evaluate_measures(run, trainer, when)
-
-
-def generation(run: Run) -> dict[str, Any]:
-    """Generation settings with answers as long as the prompts were prepared for, where nothing was said."""
-    from ft.data.pairs import answer_room
-    from ft.training import generation_settings
-
-    settings = generation_settings(run.plan)
-    room = answer_room(run.plan, run.plan.of(DataOptions).cutoff_len)
-    return settings if run.plan.get("max_length") else {**settings, "max_new_tokens": room}

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from ft.options import DataOptions, PackingOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages._predict import remember, source_problems
+from ft_plugins.stages._rollouts import room_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -65,13 +67,9 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set both to true, or take both out",
             keys=("do_predict", "predict_with_generate"),
         )
-    elif options.predict_with_generate and (plan.get("max_new_tokens") or 0) >= plan.of(DataOptions).cutoff_len:
-        yield Problem(
-            "max_new_tokens leaves no room for a prompt in cutoff_len",
-            why="cutoff_len counts prompt and answer together",
-            remedy="raise cutoff_len, or lower max_new_tokens",
-            keys=("max_new_tokens", "cutoff_len"),
-        )
+    elif options.predict_with_generate:
+        yield from room_problems(plan)
+        yield from source_problems(plan)
 
 
 def _excludes(one: str, other: str, why: str) -> Problem:
@@ -82,7 +80,6 @@ def _excludes(one: str, other: str, why: str) -> Problem:
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import SPLIT, prepare_supervised
     from ft_plugins.stages._packing import pack_block
-    from ft_plugins.stages._predict import remember
 
     options, data = run.plan.of(SftOptions), run.plan.of(DataOptions)
     prepare = partial(prepare_supervised, train_on_prompt=options.train_on_prompt, mask_history=options.mask_history)

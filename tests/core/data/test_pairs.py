@@ -5,7 +5,8 @@ import pytest
 
 from ft.data import IGNORE, ChatTemplate, prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.answers import FILLED
-from ft.data.pairs import EMPTY, EQUAL, SPLIT_PAIR, UNHEEDED
+from ft.data.asking import SPLIT_PAIR, UNHEEDED
+from ft.data.pairs import EMPTY, EQUAL
 from ft.data.tokens import TOO_LONG
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts, Example, Message, Run
@@ -27,11 +28,9 @@ TOOLS = (
 
 @pytest.fixture
 def run(make_plan, tokenizer):
-    def run(template=None, *, max_new_tokens=None, reserved=None, **options):
+    def run(template=None, *, max_new_tokens=None, **options):
         plan = make_plan(**{"cutoff_len": 400, **options})
         values = {**plan.values, "max_new_tokens": max_new_tokens}
-        if reserved is not None:
-            values["reserved_label_len"] = reserved
         found = ChatTemplate(tokenizer, template, name="mine", stop=("<|im_end|>",))
         return Run(replace(plan, values=values), tokenizer=tokenizer, template=found)
 
@@ -127,7 +126,7 @@ class TestTooLong:
     @pytest.mark.parametrize("truncation", ["proportional", "left", "right"])
     def test_both_sides_keep_the_same_shorter_prompt(self, prepare, tokenizer, truncation):
         long = replace(PAIR, messages=(U("one two three four five " * 40),), chosen=(A("six seven " * 10),))
-        [row], counts = prepare(prepare_pairs, long, cutoff_len=80, truncation=truncation, reserved=3)
+        [row], counts = prepare(prepare_pairs, long, cutoff_len=80, truncation=truncation, reserved_label_len=3)
         assert counts.truncated == 1
         assert max(len(ids_of(row, "chosen")), len(ids_of(row, "rejected"))) <= 80
         assert len(ids_of(row, "chosen")) > 70
@@ -159,14 +158,14 @@ class TestTooLong:
     @pytest.mark.parametrize("truncation", ["proportional", "right"])
     def test_no_turn_of_the_prompt_is_lost(self, prepare, tokenizer, truncation):
         pair = replace(PAIR, messages=(U("one two " * 30), A("three four " * 30), U("five six " * 30)))
-        [row], _ = prepare(prepare_pairs, pair, cutoff_len=120, truncation=truncation, reserved=5)
+        [row], _ = prepare(prepare_pairs, pair, cutoff_len=120, truncation=truncation, reserved_label_len=5)
         text = tokenizer.decode(row["prompt_ids"])
         assert [text.count(word) > 0 for word in ("one", "three", "five")] == [True] * 3
 
     def test_what_cannot_be_cut_is_dropped(self, prepare):
         long = replace(PAIR, messages=(U("one two three " * 90),))
         for truncation, reason in (("drop", TOO_LONG), ("proportional", FILLED), ("left", FILLED)):
-            options = {"cutoff_len": 20, "truncation": truncation, "reserved": 15}
+            options = {"cutoff_len": 20, "truncation": truncation, "reserved_label_len": 15}
             rows, counts = prepare(prepare_pairs, long, **options)
             assert (rows, counts.dropped) == ([], {reason: 1})
 
@@ -179,7 +178,7 @@ class TestTooLong:
         long = replace(PAIR, messages=(U("one two three four five " * 90),), chosen=(A("six seven eight nine ten"),))
         counted = []
         for reserved in (1, 6):
-            [row], _ = prepare(prepare_pairs, long, cutoff_len=60, reserved=reserved, truncation="right")
+            [row], _ = prepare(prepare_pairs, long, cutoff_len=60, reserved_label_len=reserved, truncation="right")
             counted.append(len(row["chosen_labels"]) - row["chosen_labels"].count(IGNORE))
         assert counted[0] < counted[1]
         assert counted[1] > 6

@@ -116,6 +116,12 @@ def test_what_would_be_ignored_is_refused(refusal: Any, key: str, value: Any) ->
     assert UNHEEDED[key][1] in said
 
 
+def test_answers_leave_room_for_a_prompt(refusal: Any) -> None:
+    said = refusal(max_new_tokens=64, cutoff_len=64)
+    assert "max_new_tokens 64 leaves no room for a prompt in cutoff_len 64" in said
+    assert "where: command line: max_new_tokens" in said
+
+
 def test_without_a_reward_there_is_nothing_to_learn(refusal: Any) -> None:
     assert "reward" in refusal(plugins=None)
 

@@ -122,6 +122,7 @@ def test_a_value_head_of_another_width_is_left_alone(carry_out: Callable[..., Ru
         ({"packing": "true"}, "packing"),
         ({"predict_with_generate": "true"}, "predict_with_generate"),
         ({"load_best_model_at_end": "true"}, "metric_for_best_model: reward"),
+        ({"max_new_tokens": 64, "cutoff_len": 64}, "leaves no room for a prompt"),
         ({"ppo_epochs": 0}, "ppo_epochs"),
         ({"ref_model_adapters": "somewhere"}, "ref_model"),
     ],

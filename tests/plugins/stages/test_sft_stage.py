@@ -14,14 +14,14 @@ from ft.planning import make_plan
 from ft.testing import Runs, tiny_model
 from ft.training import PackedTrainer, pack, pad
 from ft.training.noise import noisy_embeddings
+from ft_hookspecs import Run
 from ft_plugins.stages._packing import PackedRows, best_fit, unpacked
+from ft_plugins.stages._rollouts import answer_settings
 from ft_plugins.stages._trainers.sft import SftTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from ft_hookspecs import Run
 
     Words = Callable[..., list[str]]
 
@@ -342,6 +342,18 @@ def test_each_evaluation_set_has_its_own_file(words: Words, tmp_path: Path) -> N
     assert sorted(len(path.read_text().splitlines()) for path in files) == [3, 16]
     measured = [name for name in run.metrics if name.startswith("predict_") and name.endswith("rouge-l")]
     assert len(measured) == 2
+    assert len(list((tmp_path / "tokens").iterdir())) == 3  # train and both sets; prompts are no split
+
+
+def test_predictions_need_the_conversations_themselves(words: Words, tmp_path: Path) -> None:
+    tokens_alone = words(dataset="null", tokenized_path=tmp_path / "tokens", **ASK)
+    assert "needs the data itself" in problems(tokens_alone)
+
+
+def test_answers_are_as_long_as_the_prompts_left_room(words: Words, tmp_path: Path) -> None:
+    keys = {**ASK, "max_new_tokens": "null", "eval_dataset": tmp_path / "stones.json"}
+    plan, _ = make_plan(None, words(**keys))
+    assert answer_settings(Run(plan))["max_new_tokens"] == 64  # half of cutoff_len: generation alone would say 1024
 
 
 def test_two_processes_write_one_file_in_order(words: Words, tmp_path: Path) -> None:

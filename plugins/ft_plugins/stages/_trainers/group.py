@@ -16,11 +16,11 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ft.errors import ConfigError, DataError
-from ft.training import Reference, generation_settings, parameter_groups, training_arguments
+from ft.training import Reference, parameter_groups, training_arguments
 from ft.training.arguments import refused, use_one_gpu
 from ft.training.base import RunTrainer, eval_dataset
 from ft_plugins.stages._rewards import RewardOptions, reward_for
-from ft_plugins.stages._rollouts import rollout_settings
+from ft_plugins.stages._rollouts import answer_settings, rollout_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,7 +187,7 @@ class RlooTrainer(GroupTrainer, RLOOTrainer):  # type: ignore[misc]  # trl ships
 
 def arguments(run: Run, kind: type[TrainingArguments], options: GroupOptions) -> Any:
     """TRL's arguments: the run's, the stage's own, and how answers are drawn."""
-    drawn = rollout_settings(run, generation_settings(run.plan))
+    drawn = rollout_settings(run, answer_settings(run))
     own = options.model_dump(exclude={"beta", *RewardOptions.model_fields})
     return training_arguments(
         run,
