@@ -59,22 +59,28 @@ def _returned(tree: ast.Module) -> set[str]:
 
 
 def _fields(module: str, name: str, depth: int) -> set[str]:
-    """The annotated fields of an option class and of its bases; nothing if it is no option class."""
+    """The annotated fields of an option class and of its bases; nothing if it is no option class.
+
+    ``name`` is as the module's source writes it: ``Options``, or ``other.Options``.
+    """
     tree = _tree(module) if depth else None
+    outer, _, inner = name.partition(".")
     for node in tree.body if tree else ():
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _fields(_absolute(node, module), alias.name, depth - 1)
+                if (alias.asname or alias.name) == outer:
+                    path = ".".join(filter(None, (_absolute(node, module), alias.name, inner)))
+                    return _fields(*path.rpartition(".")[::2], depth - 1)
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _own_fields(node, module, depth)
     return set()
 
 
 def _own_fields(cls: ast.ClassDef, module: str, depth: int) -> set[str]:
-    bases = [ast.unparse(base).rpartition(".")[2] for base in cls.bases]
-    inherited = {key for base in bases if base != _BASE for key in _fields(module, base, depth - 1)}
-    if _BASE not in bases and not inherited:
+    bases = [ast.unparse(base) for base in cls.bases]
+    further = [base for base in bases if base.rpartition(".")[2] != _BASE]
+    inherited = {key for base in further for key in _fields(module, base, depth - 1)}
+    if further == bases and not inherited:
         return set()
     own = {ast.unparse(node.target) for node in cls.body if isinstance(node, ast.AnnAssign) and not _is_constant(node)}
     return inherited | {key for key in own if not key.startswith("_") and key != "model_config"}

@@ -27,6 +27,9 @@ FILES = {
     "class Own(ft_hookspecs.PluginOptions):\n    own_key: int = 1\n"
     "class Derived(Base):\n    derived_key: int = 1\n"
     "def ft_options():\n    return Derived\n",
+    "ownpkg/sub/dotted.py": "from ownpkg import shared as _shared\n"
+    "class Dotted(_shared.Shared):\n    dotted_key: int = 1\n"
+    "def ft_options():\n    return Dotted\n",
     "ownpkg/sub/borrowed.py": "from ..shared import Shared\ndef ft_options():\n    return Shared\n",
     "ownpkg/shared.py": "from ft_hookspecs import PluginOptions\n"
     "class Shared(PluginOptions):\n    shared_key: int = 1\n",
@@ -57,6 +60,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("ownpkg.sub.plain", {"plain_rank", "plain_names"}),
         ("ownpkg.sub.derived", {"shared_key", "derived_key"}),
         ("ownpkg.sub.borrowed", {"shared_key"}),
+        ("ownpkg.sub.dotted", {"shared_key", "dotted_key"}),
         ("ownpkg.sub.packed", {"packed_key"}),
         ("ownpkg.sub.broken", set()),
         ("ownpkg.sub.circle", set()),

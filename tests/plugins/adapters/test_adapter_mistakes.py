@@ -29,7 +29,7 @@ PLANNING = {
         "take it out",
     ),
     "no descriptions": ("init_special_tokens: desc_init", "needs descriptions", "new_special_tokens_config"),
-    "somebody else's key": ("oft_rank: 4", "oft_rank", "oft"),
+    "somebody else's key": ("oft_rank: 4", "option of the plugin adapters:oft", "set finetuning_type: oft"),
 }
 SURGERY = {
     "unknown module": ("lora_target: [q_proj, vproj]", "vproj", "v_proj"),
