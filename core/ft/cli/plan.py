@@ -115,10 +115,18 @@ def _is_small(location: Path) -> bool:
     return location.is_file() and location.stat().st_size <= COUNTED_BYTES
 
 
-def _rows(plan: Plan, manager: PluginManager, source: DatasetSource) -> int | None:
-    """Rows as the plugin that would load them counts them; it names the place of a malformed one."""
-    rows = manager.hook.ft_load_dataset(plan=plan, source=source)
-    return None if rows is None else sum(1 for _ in rows)
+def _rows(plan: Plan, manager: PluginManager, source: DatasetSource) -> int:
+    """How many there are, as the plugin that would load them gives them.
+
+    Raises:
+        DataError: the file is malformed, or no format fits its columns.
+    """
+    from ft.data.rows import Rows
+
+    rows = Rows(manager.hook, plan, source)
+    count = sum(1 for _ in rows.load())
+    _ = rows.reader
+    return count
 
 
 # ---- for people ---------------------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ class Files:
         return [Row({"text": line}, f"{source.location}:{n}") for n, line in enumerate(Path(source.location).open(), 1)]
 
     @hookimpl
+    def ft_read_format(self, source):
+        return None if "odd" in Path(source.location).read_text() else (lambda row: row)
+
+    @hookimpl
     def ft_check(self):
         return []
 
@@ -112,6 +116,13 @@ def test_json_holds_everything(ft, planned, tmp_path):
     ]
     assert described["phases"][1] == {"phase": "check", "hooks": {"ft_check": ["datasets:lines"]}}
     assert described["output_dir"] == str(tmp_path / "out")
+
+
+def test_a_data_set_that_no_format_fits_is_no_plan(ft, planned, tmp_path):
+    (tmp_path / "facts.jsonl").write_text('{"odd": 1}\n')
+    result = ft("plan", "c.yaml")
+    assert result.exit_code == 4
+    assert "no format fits the columns" in result.stderr
 
 
 def test_large_files_are_not_read(ft, planned, monkeypatch):
