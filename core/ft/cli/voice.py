@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
+from typing import Final
 
 import typer
+
+CHATTY: Final = "bitsandbytes.backends.cpu.ops"
+"""Logger that misses a kernel, for an evaluation that ft never does, wherever transformers or peft are imported and
+bitsandbytes is installed."""
 
 
 def tell(line: str) -> None:
@@ -21,8 +27,9 @@ def quiet_libraries() -> None:
     """
     if not os.environ.get("PYTHONWARNINGS"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
-    from transformers.utils import logging
+    logging.getLogger(CHATTY).setLevel(logging.ERROR)
+    from transformers.utils import logging as theirs
 
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        theirs.set_verbosity_error()
+        theirs.disable_progress_bar()
