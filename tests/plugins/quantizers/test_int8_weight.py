@@ -41,6 +41,19 @@ def test_product_and_gradient(layer: nn.Linear, dtype: torch.dtype) -> None:
     torch.testing.assert_close(x.grad.float(), torch.ones(2, 5, 32) @ weight, rtol=bound, atol=bound)
 
 
+def test_float16_holds_what_comes_and_goes(layer: nn.Linear) -> None:
+    """Its range ends at 65504 and at 6e-8: sums of int8 times input pass the one, scaled gradients the other."""
+    weight = dequantized(layer)
+    layer.half()
+    x = (1000 * weight[:1].sign()).half().requires_grad_()
+    output = layer(x)
+    wanted = x.detach().float() @ weight.t() + layer.bias.float()
+    torch.testing.assert_close(output.float(), wanted, rtol=1e-2, atol=1.0)
+    gradient = torch.full_like(output, 1e-5)
+    output.backward(gradient)
+    torch.testing.assert_close(x.grad.float(), gradient.float() @ weight, rtol=1e-2, atol=1e-7)
+
+
 def test_it_stays_int8(layer: nn.Linear) -> None:
     assert stored_bytes(layer) == 32 * 64 + 32 * 4 + 32 * 4  # weights, scales, bias
     for same in (layer.to(torch.bfloat16), copy.deepcopy(layer), nn.Sequential(layer).cpu()[0]):

@@ -66,16 +66,19 @@ class Int8Weight(Tensor):
         return self.kernels.w8_a16_gemm(identity, self.q, self.scale).t().to(self.dtype)  # type: ignore[no-any-return]  # untyped
 
     def product(self, x: Tensor) -> Tensor:
-        """The product x · wᵀ: (…, K) → (…, N) in the dtype of x. Scales multiply the result: int8 is exact in bf16."""
+        """The product x · wᵀ: (…, K) → (…, N) in the dtype of x. Scales multiply the result: int8 is exact in bf16.
+
+        In float16 that sum of products could overflow, and a scaled gradient vanish: there the floats are made first.
+        """
         if self.kernels is not None and x.dtype == torch.float16:
             return self.kernels.w8_a16_gemm(x.reshape(-1, x.shape[-1]), self.q, self.scale).view(*x.shape[:-1], -1)  # type: ignore[no-any-return]  # untyped
-        if self.kernels is not None:
+        if self.kernels is not None or x.dtype == torch.float16:
             return functional.linear(x, self.dequantize().to(x.dtype))
         return functional.linear(x, self.q.to(x.dtype)) * self.scale.to(x.dtype)
 
     def transposed_product(self, gradient: Tensor) -> Tensor:
         """The product gradient · w: (…, N) → (…, K), the gradient of :meth:`product` in its input."""
-        if self.kernels is not None:
+        if self.kernels is not None or gradient.dtype == torch.float16:
             return gradient @ self.dequantize().to(gradient.dtype)
         return (gradient * self.scale.to(gradient.dtype)) @ self.q.to(gradient.dtype)
 
