@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.errors import ConfigError
 from ft.quantization import OTHER_MODELS, is_quantised, mark, numbers_in, quantizer, stored_bytes
 from ft_hookspecs import Change, Problem
 
@@ -96,13 +97,25 @@ def linear_layers(model: Any) -> dict[str, nn.Linear]:
     }
 
 
-def quantised(model: Any, name: str, form: str, before: int) -> Change:
-    """The record of what was done: how many layers, bytes before and after, and what stays as it was."""
+def quantised(plan: Plan, model: Any, name: str, form: str, before: int) -> Change:
+    """The record of what was done: how many layers, bytes before and after, and what stays as it was.
+
+    Raises:
+        ConfigError: nothing was done.
+    """
     from torch import nn
 
+    layers = frozenset(path for path, module in model.named_modules() if is_quantised(module))
+    if not layers:
+        keys = (BITS, "quantization_method", "model_name_or_path")
+        raise ConfigError(
+            f"{name} found no layer of {type(model).__name__} to quantise",
+            where=next((str(plan.sources[key]) for key in keys if plan.is_set(key)), ""),
+            why="it acts on torch's linear layers, and on no others",
+            remedy="take quantisation out, or set quantization_method: bnb, which knows GPT-2's layers too",
+        )
     mark(model, name)
     model.requires_grad_(False)
-    layers = frozenset(path for path, module in model.named_modules() if is_quantised(module))
     plain = (nn.Linear, nn.Embedding)
     kept = [path for path, each in model.named_modules() if isinstance(each, plain) and not is_quantised(each)]
     after = stored_bytes(model)

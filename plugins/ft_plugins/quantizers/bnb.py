@@ -140,4 +140,4 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     bits, options = _common.bits_of(run.plan), run.plan.of(BnbOptions)
     double = ", scales quantised too" if options.double_quantization else ""
     form = "LLM.int8()" if bits == 8 else f"{options.quantization_type}{double}"
-    return _common.quantised(model, f"bnb-{bits}", form, _common.unquantised_bytes(model))
+    return _common.quantised(run.plan, model, f"bnb-{bits}", form, _common.unquantised_bytes(model))

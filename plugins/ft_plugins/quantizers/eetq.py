@@ -46,7 +46,7 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     for layer in layers.values():
         layer.requires_grad_(False).to(device)
         layer.weight = nn.Parameter(Int8Weight.of(layer.weight, kernels), requires_grad=False)
-    return _common.quantised(model, "eetq-8", f"int8 a row; {why}", before)
+    return _common.quantised(run.plan, model, "eetq-8", f"int8 a row; {why}", before)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Any, str]:

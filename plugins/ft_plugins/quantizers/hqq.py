@@ -66,7 +66,7 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     _check_rows(layers, group, str(run.plan.sources.get("hqq_group_size", "")))
     for name, layer in layers.items():
         model.set_submodule(name, _quantised(layer, bits, group, device))
-    return _common.quantised(model, f"hqq-{bits}", f"groups of {group}", before)
+    return _common.quantised(run.plan, model, f"hqq-{bits}", f"groups of {group}", before)
 
 
 def _quantised(layer: nn.Linear, bits: int, group: int, device: torch.device) -> nn.Module:

@@ -149,4 +149,4 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
         from ft_plugins.quantizers._layers.bnb import make_trainable
 
         make_trainable(model)
-    return _common.quantised(model, name, "as its files are", _common.unquantised_bytes(model))
+    return _common.quantised(run.plan, model, name, "as its files are", _common.unquantised_bytes(model))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
 from ft.errors import ConfigError
 from ft.other_models import load_other
@@ -76,6 +76,17 @@ def test_rows_that_are_no_whole_number_of_groups(tmp_path: Path) -> None:
     run, _ = changed_model({**keys, "hqq_group_size": 8}, tmp_path)  # with biases, which must stay out of its backward
     ids = torch.arange(4, 28)[None]
     run.model(input_ids=ids, labels=ids).loss.backward()
+
+
+@pytest.mark.parametrize("name", ["hqq-4", "eetq-8"])
+def test_a_quantizer_that_finds_nothing_to_do_is_no_quantizer(name: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 384, "n_positions": 64, "n_embd": 64, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ConfigError, match="found no layer of GPT2LMHeadModel to quantise") as caught:
+        changed_model({"model_name_or_path": tmp_path / "gpt2", **QUANTIZERS[name]}, tmp_path)
+    assert "quantization_method: bnb" in caught.value.remedy
+    assert "quantization_" in caught.value.where
 
 
 # ---- whole runs
