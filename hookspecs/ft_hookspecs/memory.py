@@ -57,7 +57,7 @@ class Estimate:
         shape: of the model that trains.
         tokens: of the longest micro-batch.
         longest: tokens of its longest sequence.
-        measured: whether these are the data's own, and not the most that ``cutoff_len`` allows.
+        measured: whether batches are known to become so long; else this is the most that ``cutoff_len`` allows.
         packed: whether its sequences stand in one row, with logits at labels alone, or are padded.
         accumulates: whether gradients are kept from one micro-batch to the next.
         weight_bytes: of each weight.

@@ -154,7 +154,7 @@ def _print(described: dict[str, Any], *, every: bool) -> None:
 
 
 def _print_memory(memory: dict[str, Any]) -> None:
-    heading("memory (estimated, for the longest batch)")
+    heading(f"memory (estimated, {memory['batch']})" if "batch" in memory else "memory")
     if "terms" in memory:
         columns((term["name"], gigabytes(term["bytes"]), term["why"]) for term in memory["terms"])
         typer.echo(f"  peak {gigabytes(memory['peak'])} of {gigabytes(memory['available'])} ({memory['device']})")

@@ -23,13 +23,15 @@ DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 GROUP: Final = 64
 """Weights that share a scale when they are quantised."""
 STATES: Final = {
-    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_apex_fused", "schedule_free_adamw",
-                     "schedule_free_radam", "ademamix"), 2.0),
-    **dict.fromkeys(("adagrad", "rmsprop", "lion_32bit", "schedule_free_sgd"), 1.0),
+    "ademamix": 3.0,
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "schedule_free_adamw", "schedule_free_radam"), 2.0),
+    **dict.fromkeys(("adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_32bit", "lion_32bit", "schedule_free_sgd"), 1.0),
     **dict.fromkeys(("sgd", "adafactor"), 0.0),
 }  # fmt: skip
 """Numbers of optimizer state for each parameter, in the parameter's format (Adafactor's rows and columns are few)."""
-BYTE_STATES: Final = {"adamw_bnb_8bit": 2.0, "adamw_8bit": 2.0, "lion_8bit": 1.0, "rmsprop_bnb_8bit": 1.0}
+BYTE_STATES: Final = {
+    "ademamix_8bit": 3.0, "adamw_bnb_8bit": 2.0, "adamw_8bit": 2.0, "lion_8bit": 1.0, "rmsprop_bnb_8bit": 1.0,
+}  # fmt: skip
 """Bytes of state where each number is one byte; those of ``paged_`` names lie in the host's memory."""
 MODEL_KEYS: Final = ("ref_model", "reward_model")
 SHORT_ON_CPU: Final = 512
@@ -62,6 +64,8 @@ def estimate_memory(
     """
     estimate = with_lengths(plan, from_keys(plan, _shape(plan, plugins, path)), lengths)
     estimate = replace(estimate, held=dict(_other_models(plan, plugins, estimate)))
+    if plugins.implementers("ft_create_optimizer"):
+        estimate = replace(estimate, state_bytes=None)  # who makes the optimizer says what it keeps
     for info in plugins.implementers("ft_estimate"):
         estimate = plugins.call(info, "ft_estimate", plan=plan, estimate=estimate)
     return replace(estimate, notes=(*estimate.notes, *_unknown(plan, estimate)))
@@ -79,11 +83,12 @@ def from_keys(plan: Plan, shape: ModelShape) -> Estimate:
     stored = DTYPE_BYTES[dtype_name(plan, trains_everything=False)]
     trained = 2 if plan.get("pure_bf16") else 4
     bits, longest = plan.get("quantization_bit"), plan.get("cutoff_len", 2048)
-    padded = plan.get("attention") == "padded" or plan.get("flash_attn") == "disabled" or plan.get("torch_compile")
+    padded = plan.get("attention") == "padded" or plan.get("flash_attn") == "disabled"
     return Estimate(
         shape,
         tokens=plan.get("per_device_train_batch_size", 8) * longest,
         longest=longest,
+        measured=bool(plan.get("packing") or plan.get("neat_packing")),  # rows are full, whatever the data
         packed=not padded,
         accumulates=plan.get("gradient_accumulation_steps", 1) > 1,
         weight_bytes=stored,
@@ -97,7 +102,7 @@ def from_keys(plan: Plan, shape: ModelShape) -> Estimate:
 
 def with_lengths(plan: Plan, estimate: Estimate, lengths: Sequence[int]) -> Estimate:
     """Batches as long as the data can make them: the longest samples together. Packed rows are full anyway."""
-    if not len(lengths) or plan.get("packing") or plan.get("neat_packing"):
+    if not len(lengths) or estimate.measured:
         return estimate
     longest = nlargest(estimate.tokens // estimate.longest, lengths)
     tokens = sum(longest) if estimate.packed else len(longest) * longest[0]
@@ -126,6 +131,6 @@ def _unknown(plan: Plan, estimate: Estimate) -> Iterator[str]:
     if estimate.trained is None:
         yield f"how many parameters {plan.get('finetuning_type')} trains is not known: their memory is not counted"
     if estimate.state_bytes is None:
-        yield f"what optim: {plan.get('optim')} keeps is not known: its memory is not counted"
+        yield "what the optimizer keeps is not known: its memory is not counted"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (plan.get("fsdp") or plan.get("deepspeed")):
         yield "what is sharded over processes is counted whole"

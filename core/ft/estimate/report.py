@@ -22,6 +22,7 @@ def describe(estimate: Estimate, room: Room) -> dict[str, Any]:
     """The estimate as JSON can hold it; bytes are whole numbers."""
     return {
         "terms": [{"name": term.name, "bytes": round(term.bytes), "why": term.why} for term in terms(estimate)],
+        "batch": batch(estimate),
         "peak": round(peak(estimate)),
         "available": room.bytes,
         "device": room.name,
@@ -29,6 +30,13 @@ def describe(estimate: Estimate, room: Room) -> dict[str, Any]:
         "notes": list(estimate.notes),
         "warning": warning(estimate, room),
     }
+
+
+def batch(estimate: Estimate) -> str:
+    """The batch that the estimate is of, and whether there will be one."""
+    if estimate.measured:
+        return f"for the longest batch, {estimate.tokens:,} tokens"
+    return f"at most: if each sample were as long as cutoff_len, {estimate.longest:,} tokens"
 
 
 def fits(estimate: Estimate, room: Room) -> bool:
@@ -41,10 +49,12 @@ def warning(estimate: Estimate, room: Room) -> str | None:
     if fits(estimate, room):
         return None
     found = sorted(_remedies(estimate, room), key=lambda remedy: remedy[1] > room.bytes * USABLE)
-    said = "; ".join(f"{words} ({gigabytes(size)})" for words, size in found[:REMEDIES])
+    said = [f"{words} ({gigabytes(size)})" for words, size in found[:REMEDIES]]
+    if found[0][1] > room.bytes * USABLE:
+        said.append("several of them, a smaller model, or a device with more memory")
     return (
-        f"memory: {gigabytes(peak(estimate))} estimated, {room.name} has {gigabytes(room.bytes)}. "
-        f"What would help: {said}"
+        f"memory: {gigabytes(peak(estimate))} estimated ({batch(estimate)}), {room.name} has {gigabytes(room.bytes)}. "
+        f"What would help: {'; '.join(said)}"
     )
 
 
@@ -66,7 +76,6 @@ def _remedies(estimate: Estimate, room: Room) -> Iterator[tuple[str, float]]:
         yield "finetuning_type: lora", peak(frozen)
     elif e.matrix_bytes is None:
         yield "quantization_bit: 4", peak(replace(e, matrix_bytes=0.5625))
-    yield "a smaller model, or a device with more memory", 0.0
 
 
 def gigabytes(size: float) -> str:

@@ -39,7 +39,7 @@ def terms(estimate: Estimate) -> list[Term]:
     found = [
         Term("weights", weights(e), f"{e.shape.parameters:,} parameters"),
         Term("adapter", e.added * e.trained_bytes, f"{e.added:,} parameters"),
-        Term("optimizer states", trained * (e.state_bytes or 0), f"{e.state_bytes or 0:g} bytes a parameter"),
+        Term("optimizer states", trained * (e.state_bytes or 0), f"{e.state_bytes or 0:.3g} bytes a parameter"),
         *(Term(name, size, "held throughout") for name, size in e.held.items()),
         Term("gradients", trained * e.trained_bytes, f"{trained:,} parameters"),
         Term("activations", activations(e), f"{e.tokens:,} tokens, {how.get(e.checkpointing, 'inputs on the host')}"),

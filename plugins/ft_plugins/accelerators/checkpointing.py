@@ -127,7 +127,8 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     modes = SPARING if memory.is_gpu else SPARING[:-1]
     tried = [replace(estimate, checkpointing=mode) for mode in modes]
     chosen = next((each for each in tried if describe(each, memory)["warning"] is None), tried[-1])
-    note = f"checkpointing: {chosen.checkpointing}: {_reason(estimate, memory)}"
+    open_yet = "" if estimate.measured or chosen.checkpointing == "none" else ", unless the data turns out shorter"
+    note = f"checkpointing: {chosen.checkpointing}{open_yet}: {_reason(estimate, memory)}"
     return replace(chosen, notes=(*estimate.notes, note))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ft_hookspecs import Problem, hookimpl
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_requires: Final = {"adam_mini": "pip install 'ft-framework[adam-mini]'"}
 
@@ -22,6 +23,12 @@ ft_requires: Final = {"adam_mini": "pip install 'ft-framework[adam-mini]'"}
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from optim_problems(plan, "adam_mini")
     yield from whole_weights(plan, "adam_mini", "its blocks are the heads and neurons of whole weight matrices")
+
+
+@hookimpl
+def ft_estimate(estimate: Estimate) -> Estimate:
+    """The first moment; the second ones are a number a row."""
+    return replace(estimate, state_bytes=float(estimate.trained_bytes))
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.optimizers import _estimate
 from ft_plugins.optimizers._checks import optim_problems, whole_weights, within_backward
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_requires: Final = dict.fromkeys(("apollo_torch", "bitsandbytes"), "pip install 'ft-framework[apollo]'")
 
@@ -65,6 +66,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set apollo_proj_type: std, or apollo_scale_type: tensor",
             keys=("apollo_proj_type", "apollo_scale_type"),
         )
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    options = plan.of(ApolloOptions)
+    found = _estimate.projected(estimate, options.apollo_target, options.apollo_rank, options.apollo_proj_type)
+    return _estimate.freed(found) if options.apollo_layerwise else found
 
 
 @hookimpl

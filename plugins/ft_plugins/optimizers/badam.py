@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_requires: Final = {"badam": "pip install 'ft-framework[badam]'"}
 
@@ -85,6 +86,15 @@ def _ratio_problems(plan: Plan) -> Iterator[Problem]:
             remedy="use bf16: true",
             keys=("fp16", "badam_mode"),
         )
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    """A layer's gradients, and its fp32 copy with two moments. In ``ratio`` mode: unknown."""
+    if plan.of(BadamOptions).badam_mode == "ratio":
+        return estimate
+    layer = sum(out * into for out, into in estimate.shape.matrices.values()) // estimate.shape.layers
+    return replace(estimate, trained=layer, state_bytes=12.0, trains_head=False)
 
 
 @hookimpl

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ft.devices import devices
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.optimizers import _estimate
 from ft_plugins.optimizers._checks import optim_problems, whole_weights, within_backward
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_requires: Final = dict.fromkeys(("galore_torch", "bitsandbytes"), "pip install 'ft-framework[galore]'")
 
@@ -68,6 +69,15 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             keys=("optim",),
             exit_code=5,
         )
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    options = plan.of(GaloreOptions)
+    moments = 0 if plan.is_set("optim") and plan.get("optim") == "adafactor" else _estimate.ADAM
+    rank, side = options.galore_rank, options.galore_proj_type
+    found = _estimate.projected(estimate, options.galore_target, rank, side, moments)
+    return _estimate.freed(found) if options.galore_layerwise else found
 
 
 @hookimpl

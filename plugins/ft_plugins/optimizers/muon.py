@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.optimizers._checks import optim_problems, whole_weights
+from ft_plugins.optimizers._estimate import with_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,13 +15,21 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from optim_problems(plan, "muon")
     yield from whole_weights(plan, "muon", "it orthogonalises whole matrices", adapters=True)
+
+
+@hookimpl
+def ft_estimate(estimate: Estimate) -> Estimate:
+    """One momentum for each weight of a matrix; those of LoRA are matrices all."""
+    if estimate.added:
+        return replace(estimate, state_bytes=float(estimate.trained_bytes))
+    return with_states(estimate, {name: out * into for name, (out, into) in estimate.shape.matrices.items()})
 
 
 @hookimpl

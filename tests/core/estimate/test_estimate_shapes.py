@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,9 @@ def planned(tmp_path, tiny_model_dir):
         (("per_device_train_batch_size=3", "cutoff_len=100"), "tokens", 300),
         (("gradient_accumulation_steps=2",), "accumulates", True),
         (("attention=padded",), "packed", False),
+        (("torch_compile=true", "torch_compile_backend=aot_eager"), "packed", True),
+        (("packing=true",), "measured", True),
+        (("optim=ademamix_8bit",), "state_bytes", 3),
         (("gradient_checkpointing=full",), "checkpointing", "full"),
     ],
 )
@@ -124,14 +128,30 @@ def test_too_much_is_said_with_three_remedies(planned):
     found = estimate_memory(plan, plugins)
     small = Room(10**8, "a small device", False)
     said = warning(found, small)
-    assert said.startswith("memory: ")
     assert "a small device has 0.10 GB" in said
-    assert said.count(" GB);") == 2
+    assert said.count(" GB)") == 3
+    assert said.startswith("memory: ")
+    assert "if each sample were as long as cutoff_len, 4,096 tokens" in said
     assert "gradient_checkpointing: full" in said
     assert warning(found, Room(10**15, "a large one", False)) is None
     described = describe(found, small)
     assert described["warning"] == said
     json.dumps(described)
+
+
+def test_where_no_remedy_is_enough_it_is_said(planned):
+    found = estimate_memory(*planned("per_device_train_batch_size=64", "gradient_checkpointing=none"))
+    assert warning(found, Room(10**8, "a device", False)).endswith(" GB)")
+    said = warning(found, Room(10**6, "a watch", False))
+    assert said.endswith("several of them, a smaller model, or a device with more memory")
+
+
+def test_what_an_unknown_optimizer_keeps_is_not_guessed(planned, tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    (tmp_path / "signed.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    found = estimate_memory(*planned(f"plugins={tmp_path / 'signed.py'}"))
+    assert found.state_bytes is None
+    assert "what the optimizer keeps is not known: its memory is not counted" in found.notes
 
 
 def test_the_room_is_this_machines_memory(planned):

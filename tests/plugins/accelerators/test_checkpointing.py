@@ -221,7 +221,7 @@ def estimate(batch: int) -> Estimate:
     layer = {"self_attn.q_proj": (64, 64), "mlp.up_proj": (128, 64)}
     tensors = {f"model.layers.{n}.{name}.weight": shape for n in range(8) for name, shape in layer.items()}
     shape = ModelShape(8, 64, 128, 4, 2, 16, 384, tensors)
-    return Estimate(shape, tokens=batch * 1000, longest=1000, trained=0, state_bytes=8)
+    return Estimate(shape, tokens=batch * 1000, longest=1000, trained=0, state_bytes=8, measured=True)
 
 
 @pytest.mark.parametrize(("batch", "mode"), [(1, "none"), (40, "selective"), (60, "full"), (1000, "full")])
@@ -235,6 +235,15 @@ def test_auto_is_the_fastest_that_fits(tmp_path, tiny_model_dir, monkeypatch, ba
     (note,) = found.notes
     assert note.startswith(f"checkpointing: {mode}: a step without it takes about ")
     assert note.endswith("a small device has 1.00 GB")
+
+
+def test_auto_before_the_data_is_read_says_so(tmp_path, tiny_model_dir, monkeypatch):
+    from ft.estimate import Room
+
+    plan, _ = plan_of(tmp_path, tiny_model_dir)
+    monkeypatch.setattr(checkpointing, "room", lambda plan: Room(10**9, "a small device", False))
+    found = checkpointing.ft_estimate(plan, replace(estimate(60), measured=False))
+    assert found.notes[0].startswith("checkpointing: full, unless the data turns out shorter: a step without it")
 
 
 def test_auto_offloads_last_and_on_a_gpu_alone(tmp_path, tiny_model_dir, monkeypatch):
