@@ -148,5 +148,19 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     if name.startswith("bnb"):
         from ft_plugins.quantizers._layers.bnb import make_trainable
 
+        _cast_plain(run.plan, model)
         make_trainable(model)
     return _common.quantised(run.plan, model, name, "as its files are", _common.unquantised_bytes(model))
+
+
+def _cast_plain(plan: Plan, model: PreTrainedModel) -> None:
+    """Give what is not quantised its number format: transformers leaves it in that of bitsandbytes' files."""
+    from torch import nn
+
+    from ft.training.precision import choose_dtype
+
+    dtype, kept = choose_dtype(plan, trains_everything=False)[0], tuple(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
+        if plain and not any(part in name for part in kept):
+            parameter.data = parameter.data.to(dtype)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, FtError
 from ft.other_models import load_other
 from ft.quantization import dequantized, quantization_of
 from ft.testing import Runs, save_tiny_model, tiny_tokenizer
@@ -27,19 +28,59 @@ QUANTIZERS = {
 }
 
 
-def test_files_quantised_by_bitsandbytes(tiny_model_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def files(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that bitsandbytes quantised to 4 bits, the rest in float32."""
+    folder = tmp_path_factory.mktemp("files")
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    saved = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=config, dtype=torch.float32)
-    saved.save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    run, _ = changed_model({"model_name_or_path": tmp_path / "model"}, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_files_quantised_by_bitsandbytes(dtype: str, files: Path, tmp_path: Path) -> None:
+    saved = AutoModelForCausalLM.from_pretrained(files)
+    run, _ = changed_model({"model_name_or_path": files, "dtype": dtype}, tmp_path)
     info, change = run.changes[0]
     assert (info.name, change.details["quantization"]) == ("prequantized", "bnb-4")
     assert "as its files are" in change.summary
+    base = run.model.get_base_model()
     wanted = dequantized(saved.get_submodule("model.layers.0.mlp.up_proj"))
-    found = dequantized(run.model.get_base_model().get_submodule("model.layers.0.mlp.up_proj"))
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(dequantized(base.get_submodule("model.layers.0.mlp.up_proj")), wanted)
     assert not any(getattr(each, "support_avx512bf16_for_cpu", False) for each in run.model.modules())
+    assert str(base.dtype) == str(base.model.norm.weight.dtype) == f"torch.{dtype}"
+    ids = torch.arange(4, 28)[None]
+    run.model(input_ids=ids, labels=ids).loss.backward()
+    assert all(each.grad.any() for name, each in run.model.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"create_new_adapter": True, "adapter_name_or_path": "org/a"}, {"adapter_name_or_path": "org/a,org/b"}]
+)
+def test_nothing_is_merged_into_files_that_are_quantised(keys: dict[str, Any], files: Path, tmp_path: Path) -> None:
+    with pytest.raises(FtError, match="cannot be merged into weights quantised") as caught:
+        changed_model({"model_name_or_path": files, **keys}, tmp_path)
+    assert "unquantised model first" in str(caught.value)
+    assert "command line: " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*QUANTIZERS, "files"])
+def test_new_tokens_beside_quantised_weights(name: str, files: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Embeddings and head stay plain numbers, so that they grow and train; what is saved loads in plain peft."""
+    folder = files if name == "files" else tiny_model_dir
+    keys = {"model_name_or_path": folder, "add_tokens": "<a>,<b>", **QUANTIZERS.get(name, {})}
+    run, plugins = changed_model(keys, tmp_path)
+    ids = torch.tensor([[384, 385, 7, 384]])
+    run.model.train()(input_ids=ids, labels=ids).loss.backward()
+    ends = (run.model.get_input_embeddings().weight, run.model.get_output_embeddings().weight)
+    assert all(len(end) == 386 and end.grad[384:].any() for end in ends)
+    assert quantization_of(run.model)
+    assert plugins.hook.ft_save_model(run=run, model=run.model, folder=tmp_path / "out")
+    run.tokenizer.save_pretrained(tmp_path / "out")
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    torch.testing.assert_close(loaded.get_input_embeddings().weight, ends[0])
 
 
 def test_quantised_files_that_no_plugin_answers_for(
