@@ -33,6 +33,14 @@ def names(plan: Plan) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
+def split(plan: Plan) -> tuple[list[str], str | None]:
+    """The adapters to merge, and the one that goes on training."""
+    given = names(plan)
+    if plan.get("create_new_adapter") or not given:
+        return given, None
+    return given[:-1], given[-1]
+
+
 def is_local(name: str) -> bool:
     """Whether the name means a folder of this machine; anything else is a hub id."""
     return Path(name).expanduser().exists() or is_path(name)

@@ -70,7 +70,7 @@ def problems(method: Method, plan: Plan) -> Iterable[Problem]:
             remedy="leave create_new_adapter out, or name the adapters to merge first",
             keys=("create_new_adapter",),
         )
-    merged, continued = split(plan)
+    merged, continued = _saved_adapters.split(plan)
     if merged and (found := quantizer(plan)):
         yield Problem(
             f"adapters cannot be merged into weights quantised by {found.name!r}",
@@ -92,14 +92,6 @@ def _check_local(method: Method, plan: Plan, name: str, *, goes_on: bool) -> Ite
     except (ConfigError, DataError) as error:
         what = f"{error.what} ({error.where})" if error.where else error.what
         yield Problem(what, error.why, error.remedy, ("adapter_name_or_path",), error.exit_code)
-
-
-def split(plan: Plan) -> tuple[list[str], str | None]:
-    """The adapters to merge, and the one that goes on training."""
-    names = _saved_adapters.names(plan)
-    if plan.of(PeftOptions).create_new_adapter or not names:
-        return names, None
-    return names[:-1], names[-1]
 
 
 def _check_kept(method: Method, plan: Plan, config: Mapping[str, Any]) -> None:
@@ -133,7 +125,7 @@ def adapt(
         DataError: an adapter that does not fit it.
     """
     outside = model.dtype
-    merged, continued = split(run.plan)
+    merged, continued = _saved_adapters.split(run.plan)
     model = _merge(run.plan, model, merged)
     adapted = _continue(method, run, model, continued) if continued else _create(method, run, model, create)
     _settle(adapted, run.plan, outside)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ft.errors import ConfigError
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
-from ft_plugins._saved_adapters import RESIDUAL
-from ft_plugins.adapters import _peft
+from ft_plugins._saved_adapters import RESIDUAL, split
 from ft_plugins.adapters._weights import plain_config
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def problems(plan: Plan) -> Iterable[Problem]:
             "model_name_or_path, with its adapter as adapter_name_or_path and without pissa_init",
             keys=("pissa_init", "quantization_bit", "quantization_method"),
         )
-    if _peft.split(plan)[1]:
+    if split(plan)[1]:
         yield Problem(
             "pissa_init is how a new adapter begins, and adapter_name_or_path goes on with one",
             remedy="take pissa_init out, or set create_new_adapter: true",

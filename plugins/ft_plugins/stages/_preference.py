@@ -42,12 +42,12 @@ def sharding_problems(plan: Plan, stage: str) -> Iterator[Problem]:
 
 
 def reference_problems(plan: Plan) -> Iterator[Problem]:
-    """A second copy of the model that would be the reference anyway."""
+    """A second copy of the model that would be the reference anyway; with fsdp only a copy can be it."""
     reference, model = plan.get("ref_model"), plan.get("model_name_or_path")
     differs = plan.get("adapter_name_or_path") or any(
         plan.get(key) for key in ("ref_model_adapters", "ref_model_quantization_bit")
     )
-    if reference and not differs and Path(reference).resolve() == Path(model).resolve():
+    if reference and not differs and not plan.get("fsdp") and Path(reference).resolve() == Path(model).resolve():
         yield Problem(
             "ref_model is the model that trains",
             why="the model as it is before its first step is the reference anyway; a copy would only take memory",

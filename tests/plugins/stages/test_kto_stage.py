@@ -165,3 +165,13 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(words, keys, 
     with pytest.raises(Problems) as caught:
         make_plan(None, words(**keys))
     assert says in str(caught.value)
+
+
+def test_the_same_model_may_be_the_reference_where_fsdp_needs_one(
+    words: Callable[..., list[str]], tiny_model_dir: Path
+) -> None:
+    with pytest.raises(Problems, match="ref_model is the model that trains"):
+        make_plan(None, words(ref_model=tiny_model_dir))
+    with pytest.raises(Problems, match="fsdp needs GPUs") as caught:
+        make_plan(None, words(ref_model=tiny_model_dir, fsdp="full_shard"))
+    assert "reference" not in str(caught.value)

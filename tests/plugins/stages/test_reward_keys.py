@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +111,19 @@ def test_what_cannot_be(plan, keys, expected):
     text = said(plan, **keys)
     assert expected in text
     assert "me:pw" not in text
+
+
+def test_a_reward_adapter_of_another_base_is_refused(plan, saved, tmp_path, monkeypatch):
+    folder = saved("value_head.safetensors", "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    keys = {"reward_model": folder, "adapter_name_or_path": folder}
+    plan(**keys)  # it goes on training: the base is the same
+    assert "trained on another base" in said(plan, **keys, create_new_adapter="true")
+    monkeypatch.chdir(tmp_path)
+    record = {"changes": [{"summary": "…"}, {"merged_adapters": ["outputs/reward"]}]}
+    (folder / "run.json").write_text(json.dumps(record))
+    plan(**keys, create_new_adapter="true")  # the same folder, written in another way
+    assert "merged into the base are no adapters for the policy" in said(plan, **keys)
 
 
 def test_a_token_of_the_environment_is_taken_and_kept_secret(plan):

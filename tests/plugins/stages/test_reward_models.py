@@ -13,6 +13,7 @@ from ft.planning import make_plan
 from ft.testing import save_tiny_model
 from ft_hookspecs import Run
 from ft_plugins.stages._rewards import reward_for
+from ft_plugins.stages._rewards.models import check_base
 
 STAGE = """
 from ft_plugins.stages._rewards.checks import reward_problems
@@ -174,9 +175,9 @@ def test_a_plugin_that_rewards_wrongly_is_blamed(policy, fake_plugin, result, sa
 
 def test_an_adapter_of_another_base_is_refused(trained, policy):
     folder, _ = trained("lora")
-    run = policy(reward_model=folder, adapter_name_or_path=folder, create_new_adapter="true")
+    run = policy(reward_model="org/reward", adapter_name_or_path=folder, create_new_adapter="true")
     with pytest.raises(ConfigError, match="trained on another base") as caught:
-        reward_for(run)
+        check_base(run, folder)  # where the hub's cache has it
     assert str(folder) in caught.value.why
     assert "reward_model_type: full" in caught.value.remedy
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ft_hookspecs import Problem
+from ft_plugins import _saved_adapters
 from ft_plugins.models.local import is_path
 from ft_plugins.stages._rewards.api import shown_url
 from ft_plugins.stages._rewards.options import RewardOptions
@@ -48,6 +50,8 @@ def reward_problems(plan: Plan) -> Iterator[Problem]:
     yield from _api(options.reward_model) if kind == "api" else _files(options)
     if kind == "lora":
         yield from _second_adapter(plan)
+        folder = Path(options.reward_model).expanduser()
+        yield from base_problems(plan, folder) if folder.is_dir() else ()
 
 
 def _without_model(plan: Plan) -> Iterator[Problem]:
@@ -113,6 +117,36 @@ def _files(options: RewardOptions) -> Iterator[Problem]:
             keys=(key,),
             exit_code=4,
         )
+
+
+def base_problems(plan: Plan, folder: Path) -> Iterator[Problem]:
+    """The weights below both adapters must be the same: merged adapters are part of them."""
+    here, there = _saved_adapters.split(plan)[0], _merged_below(folder)
+    if [*map(_place, here)] != [*map(_place, there)]:
+        yield Problem(
+            "the reward adapter was trained on another base than the policy's",
+            why=f"merged into the base are {_named(here)} for the policy and {_named(there)} for the reward model",
+            remedy="set reward_model_type: full, with reward_model and reward_model_adapters",
+            keys=("reward_model", "adapter_name_or_path"),
+        )
+
+
+def _merged_below(folder: Path) -> list[str]:
+    """The adapters in the base of a saved one, as the record of its run has them; none where there is no record."""
+    try:
+        changes = json.loads((folder / "run.json").read_text(encoding="utf-8"))["changes"]
+        return [name for change in changes for name in change.get("merged_adapters", ())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _place(adapter: str) -> str:
+    """One name for a folder, however it is written."""
+    return str(Path(adapter).expanduser().resolve()) if _saved_adapters.is_local(adapter) else adapter
+
+
+def _named(adapters: list[str]) -> str:
+    return ", ".join(adapters) or "no adapters"
 
 
 def _second_adapter(plan: Plan) -> Iterator[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from ft.errors import ConfigError
 from ft.options import ModelOptions
 from ft_plugins import _saved_adapters
 from ft_plugins.stages._rewards.api import RewardServer
+from ft_plugins.stages._rewards.checks import base_problems
 from ft_plugins.stages._rewards.options import RewardOptions
 
 if TYPE_CHECKING:
@@ -109,40 +109,17 @@ def head_folder(run: Run, options: RewardOptions) -> Path:
 
 
 def check_base(run: Run, folder: Path) -> None:
-    """The weights below both adapters must be the same: merged adapters are part of them.
+    """Refuse a second adapter of another base, of the hub too; a folder was looked into while planning.
 
     Raises:
         ConfigError: the policy has other adapters merged into its base than the reward model had.
     """
-    here, there = merged_here(run), merged_there(folder)
-    if here != there:
-        raise ConfigError(
-            "the reward adapter was trained on another base than the policy's",
-            where=str(run.plan.sources.get("reward_model", "")),
-            why=f"merged into the base are {_named(here)} for the policy and {_named(there)} for the reward model",
-            remedy="set reward_model_type: full, with reward_model and reward_model_adapters",
-        )
+    where = str(run.plan.sources.get("reward_model", ""))
+    for problem in base_problems(run.plan, folder):
+        raise ConfigError(problem.what, where=where, why=problem.why, remedy=problem.remedy)
     base = _saved_adapters.check_adapter(folder, "")["base_model_name_or_path"]
     if run.model_files is not None and base != run.model_files.path:
         run.decide(f"the reward adapter names another base ({base}); it scores on the policy's, as its weights fit it")
-
-
-def merged_here(run: Run) -> list[str]:
-    """The adapters that have been merged into the policy's base."""
-    return [name for _, change in run.changes for name in change.details.get("merged_adapters", ())]
-
-
-def merged_there(folder: Path) -> list[str]:
-    """Those below a saved adapter, as the record of its run has them; none where there is no record."""
-    try:
-        changes = json.loads((folder / "run.json").read_text(encoding="utf-8"))["changes"]
-        return [name for change in changes for name in change.get("merged_adapters", ())]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _named(adapters: list[str]) -> str:
-    return ", ".join(adapters) or "no adapters"
 
 
 JUDGES = {"api": server, "full": other_model, "lora": second_adapter}
