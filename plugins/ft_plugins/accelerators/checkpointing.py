@@ -69,12 +69,16 @@ class CheckpointingOptions(PluginOptions):
     def mode(self) -> Checkpointing | Literal["auto"]:
         """What was asked for, by whichever of its names."""
         asked = self.gradient_checkpointing
-        offloads = self.use_unsloth_gc or (self.gradient_checkpointing_kwargs or {}).get("offload")
-        if offloads and asked in ("auto", "full", True):
+        if self.offloads and asked in ("auto", "full", True):
             return "offloaded"
         if isinstance(asked, bool):
             return "full" if asked else "none"
         return asked
+
+    @property
+    def offloads(self) -> bool:
+        """Whether one of its other names asks for ``offloaded``."""
+        return self.use_unsloth_gc or bool((self.gradient_checkpointing_kwargs or {}).get("offload"))
 
     @property
     def every(self) -> int:
@@ -100,12 +104,18 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             remedy="set gradient_checkpointing: full, or leave it out",
             keys=("gradient_checkpointing", *offload),
         )
-    if options.use_unsloth_gc and options.mode != "offloaded":
+    if options.offloads and options.mode != "offloaded":
         yield Problem(
-            f"use_unsloth_gc contradicts gradient_checkpointing: {options.mode}",
-            why="use_unsloth_gc is another name of gradient_checkpointing: offloaded",
+            f"{offload[0]} contradicts gradient_checkpointing: {options.mode}",
+            why="use_unsloth_gc, and offload, are other names of gradient_checkpointing: offloaded",
             remedy="take one of them out",
-            keys=("use_unsloth_gc", "gradient_checkpointing"),
+            keys=(*offload, "gradient_checkpointing"),
+        )
+    if options.gradient_checkpointing_kwargs and options.mode == "none":
+        yield Problem(
+            "gradient_checkpointing_kwargs does nothing with gradient_checkpointing: none",
+            remedy="take one of them out",
+            keys=("gradient_checkpointing_kwargs", "gradient_checkpointing"),
         )
     if options.mode not in ("none", "auto") and _shards(plan):
         yield Problem(

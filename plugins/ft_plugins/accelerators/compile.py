@@ -74,7 +74,10 @@ def ft_accelerate_model(run: Run, model: nn.Module) -> Change:
         compiled = compile_layers(model, backend or INDUCTOR, mode)
     except (RuntimeError, ValueError, ImportError) as error:
         raise ConfigError(
-            "torch.compile refuses the backend or mode", why=str(error), remedy="see torch.compiler.list_backends()"
+            "torch.compile refuses the backend or mode",
+            where=str(run.plan.sources.get("torch_compile_backend" if backend else "torch_compile_mode", "")),
+            why=str(error),
+            remedy="see torch.compiler.list_backends()",
         ) from error
     if not compiled:
         raise ConfigError(

@@ -106,9 +106,10 @@ def _machine_problems(kernel: str) -> Iterable[Problem]:
 
 
 def _precision_problems(plan: Plan) -> Iterable[Problem]:
-    asked = any(plan.get(key) for key in ("bf16", "fp16", "pure_bf16"))
+    from ft.training.precision import dtype_name, uses_autocast
+
     whole = (adapter := plan.plugin("adapters")) is not None and adapter.name in ("full", "freeze")
-    if not asked and (plan.get("dtype") == "float32" or (whole and plan.get("dtype", "auto") == "auto")):
+    if dtype_name(plan, trains_everything=whole) == "float32" and not uses_autocast(plan):
         yield Problem(
             "flash_attn cannot compute in fp32",
             why="its kernels are for half precision, and this run is in fp32",

@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ft_hookspecs import Change, hookimpl
+from ft_plugins.accelerators import _checks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import nn
 
-    from ft_hookspecs import Run
+    from ft_hookspecs import Plan, Problem, Run
 
 ft_api_version = 1
+
+
+@hookimpl
+def ft_check(plan: Plan) -> Iterable[Problem]:
+    """Kernels that replace the norms whose forward is changed here."""
+    if plan.get("upcast_layernorm"):
+        why = "its own norms compute in float32 inside, and would take the place of those that are upcast"
+        yield from _checks.apart(plan, "upcast_layernorm", {"liger": why, "unsloth": why}, ("upcast_layernorm",))
 
 
 @hookimpl

@@ -29,6 +29,7 @@ def complaints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
         here = MACHINES[machine]
         monkeypatch.setattr("ft_plugins.accelerators._checks.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.devices", lambda: here)
+        monkeypatch.setattr("ft.training.precision.devices", lambda: here)
         for module in ("flash_attn", "liger", "unsloth"):
             find = lambda name: object() if name in installed else None  # noqa: E731 - a stand-in
             monkeypatch.setattr(f"ft_plugins.accelerators.{module}.find_spec", find)

@@ -184,6 +184,8 @@ def test_keys_of_every_origin(tmp_path, tiny_model_dir, words, mode, every):
         (("gradient_checkpointing=offloaded",), "they lie in the host's memory already"),
         (("use_unsloth_gc=true",), "they lie in the host's memory already"),
         (("use_unsloth_gc=true", "gradient_checkpointing=none"), "contradicts"),
+        (("gradient_checkpointing=selective", 'gradient_checkpointing_kwargs={"offload": true}'), "contradicts"),
+        (("gradient_checkpointing=false", 'gradient_checkpointing_kwargs={"every_n_layers": 2}'), "does nothing with"),
         (('gradient_checkpointing_kwargs={"every": 2}',), "gradient_checkpointing_kwargs has no every"),
         (('gradient_checkpointing_kwargs={"every_n_layers": 0}',), "a whole number from 1"),
         (
