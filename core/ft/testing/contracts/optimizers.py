@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from ft.errors import FtError
 from ft.testing.surgery import changed_model
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class OptimizerContract:
     decays: ClassVar[bool] = True
     """Whether ``weight_decay`` acts; else the plugin must refuse it in ``ft_check``."""
     clips: ClassVar[bool] = True
-    """Whether ``max_grad_norm`` acts; as above."""
+    """Whether ``max_grad_norm`` acts; not where a step does not depend on the size of gradients, or is refused."""
 
     def steps(self, name: str) -> bool:
         """Whether it steps a parameter that trains, within six steps."""
@@ -98,9 +99,12 @@ class OptimizerContract:
         """The first step of a warm-up has a learning rate of zero."""
         assert train(max_steps=1, warmup_steps=1).moved == frozenset()
 
-    def test_weight_decay_acts(self, first: Trained, train: Callable[..., Trained]) -> None:
+    def test_weight_decay_acts_or_is_refused(self, first: Trained, train: Callable[..., Trained]) -> None:
         if self.decays:
             assert _differing(train(max_steps=1, weight_decay=0.5), first) != []
+        else:
+            with pytest.raises(FtError, match="weight_decay"):
+                train(max_steps=1, weight_decay=0.5)
 
     def test_max_grad_norm_acts(self, first: Trained, train: Callable[..., Trained]) -> None:
         if self.clips:
