@@ -1,6 +1,7 @@
 """What grpo and rloo have in common: several answers to each prompt, each judged against the others.
 
 The loop, the advantages and the losses are TRL's; ft gives them its data, rewards, reference, checkpoints and record.
+The hooks below are those of both stages.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from ft_hookspecs import Problem
+from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import sharding_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
 from ft_plugins.stages._rollouts import room_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from ft_hookspecs import Estimate, Plan
+    from datasets import Dataset
+    from transformers import Trainer
+
+    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 REQUIRES: Final = {"trl": "pip install 'ft-framework[trl]'"}
 
@@ -57,8 +61,10 @@ UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
 """Keys that these stages do not heed: the values that ask for nothing, and why any other is refused."""
 
 
-def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Problem]:
+@hookimpl
+def ft_check(plan: Plan) -> Iterator[Problem]:
     """What cannot be: a batch without whole groups, keys that would do nothing, a reward that nobody gives."""
+    options, stage = plan.of(GroupOptions), plan.get("stage")
     yield from reward_problems(plan)
     yield from room_problems(plan)
     for key, (harmless, why) in UNHEEDED.items():
@@ -77,11 +83,27 @@ def group_problems(plan: Plan, options: GroupOptions, stage: str) -> Iterator[Pr
         yield from whole_groups(plan, "per_device_eval_batch_size", "num_generations_eval", number)
 
 
-def group_memory(plan: Plan, estimate: Estimate, options: GroupOptions) -> Estimate:
+@hookimpl(trylast=True)
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     """TRL pads, draws all answers of its steps at once, and keeps a reference only for a KL in the loss."""
+    options = plan.of(GroupOptions)
     steps = options.steps_per_generation or int(plan.get("gradient_accumulation_steps") or 1)
     drawn = int(plan.get("per_device_train_batch_size") or 8) * steps
     return _memory.rollouts(plan, estimate, drawn, packed=False, reference=options.beta > 0)
+
+
+@hookimpl
+def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
+    from ft.data import prepare_prompts
+
+    return prepare_prompts(run, examples, counts)
+
+
+@hookimpl
+def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
+    from ft.training import evaluate_measures
+
+    return evaluate_measures(run, trainer, when)
 
 
 def whole_groups(

@@ -1,4 +1,4 @@
-"""How long the answers are that a run generates, and how the stages that learn from rewards draw them."""
+"""What the keys of generation mean to a stage: how long answers are, how they are drawn, and which keys do nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def room_problems(plan: Plan) -> Iterator[Problem]:
         answer_room(plan)
     except ConfigError as error:
         yield Problem(error.what, error.why, error.remedy, keys=("max_new_tokens", "cutoff_len"))
+
+
+def tell_idle_keys(run: Run, *, generates: bool) -> None:
+    """Say which generation keys were set and do nothing in this run."""
+    from ft.training import idle_generation_keys
+
+    for line in idle_generation_keys(run.plan, generates=generates):
+        run.decide(line)
 
 
 def answer_settings(run: Run) -> dict[str, Any]:

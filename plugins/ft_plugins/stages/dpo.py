@@ -9,6 +9,7 @@ from pydantic import Field
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
+from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -102,6 +103,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.dpo import build_trainer
 
+    tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)
 
 

@@ -10,6 +10,7 @@ from ft.errors import DataError
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
+from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.kto import build_trainer
 
+    tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)
 
 

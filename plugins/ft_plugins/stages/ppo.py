@@ -10,7 +10,7 @@ from ft.options import ReferenceOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
-from ft_plugins.stages._rollouts import answer_settings, greedy, rollout_settings, room_problems
+from ft_plugins.stages._rollouts import answer_settings, greedy, rollout_settings, room_problems, tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -94,6 +94,7 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.ppo import PpoTrainer
 
     assert run.template is not None
+    tell_idle_keys(run, generates=True)
     reward, head, settings = reward_for(run), begin_value_head(run), answer_settings(run)
     return PpoTrainer.for_run(
         run,

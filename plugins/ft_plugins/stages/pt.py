@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ft.options import PackingOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,6 +48,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import PackedTrainer
 
+    tell_idle_keys(run, generates=False)
     return PackedTrainer.for_run(run, callbacks)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._heads import own_heads
+from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +55,7 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import attach_value_head
     from ft_plugins.stages._trainers.rm import PairwiseTrainer
 
+    tell_idle_keys(run, generates=False)
     assert run.model is not None
     attach_value_head(run.model, scores_only=True)
     take_up_head(run)

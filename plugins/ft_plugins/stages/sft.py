@@ -10,7 +10,7 @@ from pydantic import Field
 from ft.options import DataOptions, PackingOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages._predict import remember, source_problems
-from ft_plugins.stages._rollouts import room_problems
+from ft_plugins.stages._rollouts import room_problems, tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -92,13 +92,11 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 
 @hookimpl
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
-    from ft.training import idle_generation_keys
     from ft_plugins.stages._packing import pack_rows
     from ft_plugins.stages._trainers.sft import SftTrainer
 
     options = run.plan.of(SftOptions)
-    for line in idle_generation_keys(run.plan, generates=options.predict_with_generate):
-        run.decide(line)
+    tell_idle_keys(run, generates=options.predict_with_generate)
     if options.packs and hasattr(run.train_dataset, "__len__"):  # a stream is packed as it is read
         run.train_dataset = pack_rows(run, run.train_dataset)
     return SftTrainer.for_run(run, callbacks, dft=options.use_dft_loss, accuracy=options.compute_accuracy)

@@ -6,12 +6,11 @@ import gc
 import json
 import math
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ft.errors import DataError, Problems
-from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 from ft.training import Reference
 
@@ -32,47 +31,23 @@ MEASURES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def words(tiny_model_dir: Path, tmp_path: Path, cache: Path) -> Callable[..., list[str]]:
+def words(words_with: Callable[..., list[str]], tmp_path: Path) -> Callable[..., list[str]]:
     """A configuration as command line words."""
     (tmp_path / "pairs.json").write_text(json.dumps(PAIRS))
     described = {"pairs": {"file_name": "pairs.json", "ranking": True}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(described))
 
-    def make(**changes: Any) -> list[str]:
-        keys = {
-            "stage": "dpo",
-            "finetuning_type": "lora",
-            "lora_rank": 4,
-            "model_name_or_path": tiny_model_dir,
-            "dataset": "pairs",
-            "eval_dataset": "pairs",
-            "dataset_dir": tmp_path,
-            "output_dir": tmp_path / "out",
-            "overwrite_output_dir": True,
-            "cache_dir": cache,
-            "per_device_train_batch_size": 4,
-            "max_steps": 5,
-            "learning_rate": 1e-2,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "use_cpu": True,
-            **changes,
-        }
-        return [f"{key}={value}" for key, value in keys.items() if value is not None]
-
-    return make
-
-
-@pytest.fixture
-def execute(words: Callable[..., list[str]]) -> Callable[..., Run]:
-    return lambda **changes: run_lifecycle(*make_plan(None, words(**changes)), print)
+    own = {
+        "stage": "dpo",
+        "dataset": "pairs",
+        "eval_dataset": "pairs",
+        "per_device_train_batch_size": 4,
+        "max_steps": 5,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+    }
+    return lambda **changes: words_with(**own | changes)
 
 
 def curve(run: Run) -> list[float]:

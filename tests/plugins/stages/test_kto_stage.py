@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ft.errors import DataError, Problems
-from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ MEASURES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., None]:
     def write(rows: list[dict[str, Any]], name: str = "answers") -> None:
@@ -46,39 +40,20 @@ def write(tmp_path: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def words(tiny_model_dir: Path, tmp_path: Path, cache: Path, write: Callable[..., None]) -> Callable[..., list[str]]:
+def words(words_with: Callable[..., list[str]], write: Callable[..., None]) -> Callable[..., list[str]]:
     write(ROWS)
     write(ROWS[:6], "held_out")
 
-    def make(**changes: Any) -> list[str]:
-        keys = {
-            "stage": "kto",
-            "finetuning_type": "lora",
-            "lora_rank": 4,
-            "model_name_or_path": tiny_model_dir,
-            "dataset": "answers",
-            "eval_dataset": "held_out",
-            "dataset_dir": tmp_path,
-            "output_dir": tmp_path / "out",
-            "overwrite_output_dir": True,
-            "cache_dir": cache,
-            "per_device_train_batch_size": 8,
-            "max_steps": 6,
-            "learning_rate": 1e-2,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "use_cpu": True,
-            **changes,
-        }
-        return [f"{key}={value}" for key, value in keys.items() if value is not None]
-
-    return make
-
-
-@pytest.fixture
-def execute(words: Callable[..., list[str]]) -> Callable[..., Run]:
-    return lambda **changes: run_lifecycle(*make_plan(None, words(**changes)), print)
+    own = {
+        "stage": "kto",
+        "dataset": "answers",
+        "eval_dataset": "held_out",
+        "per_device_train_batch_size": 8,
+        "max_steps": 6,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+    }
+    return lambda **changes: words_with(**own | changes)
 
 
 def rows_of(run: Run, event: str = "train") -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ft.errors import Problems
-from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 
 if TYPE_CHECKING:
@@ -36,48 +35,29 @@ def ft_reward(answers):
 
 
 @pytest.fixture
-def words(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def words(words_with: Callable[..., list[str]], tmp_path: Path) -> Callable[..., list[str]]:
     """A configuration as command line words."""
     (tmp_path / "pairs.json").write_text(json.dumps(PAIRS))
     (tmp_path / "dataset_info.json").write_text(json.dumps({"pairs": {"file_name": "pairs.json", "ranking": True}}))
     (tmp_path / "length.py").write_text(REWARD)
 
-    def make(**changes: Any) -> list[str]:
-        keys = {
-            "stage": "ppo",
-            "finetuning_type": "lora",
-            "lora_rank": 4,
-            "model_name_or_path": tiny_model_dir,
-            "dataset": "pairs",
-            "dataset_dir": tmp_path,
-            "output_dir": tmp_path / "out",
-            "overwrite_output_dir": True,
-            "cache_dir": tmp_path / "cache",
-            "per_device_train_batch_size": 4,
-            "max_steps": 3,
-            "max_new_tokens": 6,
-            "dtype": "float32",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "use_cpu": True,
-            **changes,
-        }
-        return [f"{key}={value}" for key, value in keys.items() if value is not None]
-
-    return make
+    own = {
+        "stage": "ppo",
+        "dataset": "pairs",
+        "per_device_train_batch_size": 4,
+        "max_steps": 3,
+        "max_new_tokens": 6,
+        "dtype": "float32",
+    }
+    return lambda **changes: words_with(**own | changes)
 
 
-@pytest.fixture
-def carry_out(words: Callable[..., list[str]]) -> Callable[..., Run]:
-    return lambda **changes: run_lifecycle(*make_plan(None, words(**changes)))
-
-
-def test_from_sft_and_a_reward_model_by_their_files(carry_out: Callable[..., Run], tmp_path: Path) -> None:
+def test_from_sft_and_a_reward_model_by_their_files(execute: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "chats.json").write_text(json.dumps([{"instruction": "Stone?", "output": "Grey."}] * 4))
     no_answers = {"max_new_tokens": None}
-    carry_out(stage="sft", dataset=tmp_path / "chats.json", output_dir=tmp_path / "sft", **no_answers)
-    carry_out(stage="rm", output_dir=tmp_path / "rm", **no_answers)
-    run = carry_out(
+    execute(stage="sft", dataset=tmp_path / "chats.json", output_dir=tmp_path / "sft", **no_answers)
+    execute(stage="rm", output_dir=tmp_path / "rm", **no_answers)
+    run = execute(
         adapter_name_or_path=tmp_path / "sft",
         reward_model=tmp_path / "rm",
         eval_dataset="pairs",
@@ -98,14 +78,15 @@ def test_from_sft_and_a_reward_model_by_their_files(carry_out: Callable[..., Run
     assert not any("v_head" in name for name in load_file(tmp_path / "out" / "adapter_model.safetensors"))
 
 
-def test_a_value_head_of_another_width_is_left_alone(carry_out: Callable[..., Run], tmp_path: Path) -> None:
-    run = carry_out(plugins=tmp_path / "length.py", temperature=0.7, max_steps=1)
+def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run], tmp_path: Path) -> None:
+    run = execute(plugins=tmp_path / "length.py", temperature=0.7, length_penalty=2, max_steps=1)
+    assert "length_penalty has no effect: num_beams is 1" in run.decisions
     assert "the value head begins at zero: there is none of this width to begin from" in run.decisions
     assert "rollouts draw with temperature 0.7, top_p 1, top_k 0" in run.decisions
     head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
     save_file(head, tmp_path / "out" / "value_head.safetensors")
     changes = {"adapter_name_or_path": tmp_path / "out", "output_dir": tmp_path / "next", "max_steps": 1}
-    run = carry_out(plugins=tmp_path / "length.py", **changes)
+    run = execute(plugins=tmp_path / "length.py", **changes)
     assert "the value head begins at zero: there is none of this width to begin from" in run.decisions
 
 

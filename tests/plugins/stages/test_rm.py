@@ -17,7 +17,8 @@ from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 from ft.testing import tiny_model
 from ft.training import attach_value_head
-from ft_plugins.stages._trainers.rm import PairwiseTrainer, as_branches, pair_metrics
+from ft_plugins.stages._trainers.pairs import as_branches
+from ft_plugins.stages._trainers.rm import PairwiseTrainer, pair_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

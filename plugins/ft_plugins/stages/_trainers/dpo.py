@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ft.training import pack, per_sequence
+from ft.training import per_sequence
 from ft_plugins.stages._trainers import preference_math
+from ft_plugins.stages._trainers.pairs import number_of_pairs, pack_pairs
 from ft_plugins.stages._trainers.preference import DivergenceTrainer, PreferenceTrainer, with_reference
 from ft_plugins.stages.dpo import DpoOptions
 
@@ -45,11 +46,10 @@ class DpoTrainer(PreferenceTrainer):
     options: DpoOptions
 
     def collate(self, features: Sequence[Mapping[str, Any]]) -> PackedBatch:
-        return pack([as_branches(feature) for feature in features])
+        return pack_pairs(features)
 
     def items(self, batch: PackedBatch) -> int:
-        """Its pairs."""
-        return (len(batch["cu_seqlens"]) - 1) // 2
+        return number_of_pairs(batch)
 
     def scores(self, batch: PackedBatch, log_probs: Tensor) -> Tensor:
         """What the loss compares, (P, 2), of the log-probabilities (L,)."""
@@ -94,13 +94,6 @@ class KtoPairTrainer(DivergenceTrainer, DpoTrainer):
 
     def pair_losses(self, scores: Tensor) -> Tensor:
         return preference_math.kto_pair(scores, self.options, self.divergence)
-
-
-def as_branches(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair as a prompt with two branches."""
-    sides = [{"input_ids": feature[f"{s}_ids"], "labels": feature[f"{s}_labels"]} for s in ("chosen", "rejected")]
-    known = {"reference": feature["reference"]} if "reference" in feature else {}
-    return {"prompt_ids": feature["prompt_ids"], "branches": sides, **known}
 
 
 def by_pair(batch: PackedBatch, values: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ft.data import IGNORE
-from ft.training import PackedTrainer, pack
+from ft.training import PackedTrainer
 from ft.training.measures import TIMING
+from ft_plugins.stages._trainers.pairs import number_of_pairs, pack_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,12 +32,10 @@ class PairwiseTrainer(PackedTrainer):
     """Minimises the mean over pairs of -log σ(r_chosen - r_rejected) (Ouyang et al. 2022, arXiv:2203.02155, eq. 1)."""
 
     def collate(self, features: Sequence[Mapping[str, Any]]) -> PackedBatch:
-        """Pairs as one row in which each prompt stands once."""
-        return pack([as_branches(feature) for feature in features])
+        return pack_pairs(features)
 
     def items(self, batch: PackedBatch) -> int:
-        """Its pairs."""
-        return (len(batch["cu_seqlens"]) - 1) // 2
+        return number_of_pairs(batch)
 
     def scores(self, model: nn.Module, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Of the chosen and of the rejected answers at their last tokens: (P,) and (P,), fp32."""
@@ -64,19 +62,6 @@ class PairwiseTrainer(PackedTrainer):
         columns = [self._measured.index(name) for name in (CHOSEN, REJECTED)]
         rows = [{"chosen": better, "rejected": worse} for better, worse in output.predictions[:, columns].tolist()]
         return rows, {name: value for name, value in output.metrics.items() if not name.endswith(TIMING)}
-
-
-def as_branches(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair as a prompt with two branches, each up to its last label: the token at which an answer is scored."""
-    return {
-        "prompt_ids": feature["prompt_ids"],
-        "branches": [_branch(feature[f"{side}_ids"], feature[f"{side}_labels"]) for side in ("chosen", "rejected")],
-    }
-
-
-def _branch(ids: Sequence[int], labels: Sequence[int]) -> dict[str, Sequence[int]]:
-    end = max((place + 1 for place, label in enumerate(labels) if label != IGNORE), default=len(ids))
-    return {"input_ids": ids[:end], "labels": labels[:end]}
 
 
 def pairwise_losses(chosen: Tensor, rejected: Tensor) -> Tensor:
