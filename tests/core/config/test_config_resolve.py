@@ -55,7 +55,7 @@ def everything(*words: str, text: str = "", folder: Path | None = None, **option
         path.write_text(text, encoding="utf-8")
     models = (*CORE, (Sparse, "plugin 'sparse'"), trainer())
     given = gather(path, words, {})
-    return resolve(given, models, **options)  # type: ignore[arg-type]  # passed through
+    return resolve(given, models, **options)
 
 
 def from_file(folder: Path, line: str) -> object:

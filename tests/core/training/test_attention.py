@@ -89,7 +89,7 @@ def test_without_boundaries_it_is_sdpa(arch: str) -> None:
         model(tokens, attention_mask=mask).logits[mask == 1], plain(tokens, attention_mask=mask).logits[mask == 1]
     )
     settings = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 3}
-    assert model.generate(tokens, **settings).tolist() == plain.generate(tokens, **settings).tolist()  # type: ignore[operator]
+    assert model.generate(tokens, **settings).tolist() == plain.generate(tokens, **settings).tolist()
 
 
 def packed_model(arch: str) -> nn.Module:
@@ -147,7 +147,7 @@ def test_flash_attn_is_preferred_and_gets_its_arguments(
 ) -> None:
     seen: dict[str, Any] = {}
     package = ModuleType("flash_attn")
-    package.flash_attn_varlen_func = sequences_through_sdpa(seen)  # type: ignore[attr-defined]
+    package.flash_attn_varlen_func = sequences_through_sdpa(seen)
     monkeypatch.setitem(sys.modules, "flash_attn", package)
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
     packed_attention(MODULE, *states, None, dropout=0.1, scaling=0.3, sliding_window=window, **boundaries())

@@ -246,7 +246,7 @@ def test_gradient_checkpointing_keeps_the_prompts(
     for checkpointing in (False, True):
         model = build("llama")
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]  # a PreTrainedModel
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         Engine(model, "packed").log_probs(pack(branched)).sum().backward()
         found.append(gradients(model))
     for name, gradient in found[0].items():

@@ -215,7 +215,7 @@ def save_twice_dying(folder: Path, at: int) -> None:
         return call
 
     os.fsync = dying(os.fsync)
-    Path.rename = dying(Path.rename)  # type: ignore[method-assign]
+    Path.rename = dying(Path.rename)
     for number in (1, 2):
         write(folder / f"checkpoint-{number}", "weights" * number)
 

@@ -65,7 +65,7 @@ def test_tied_embeddings_get_both_gradients(
 ) -> None:
     batch = pack(features)
     reference, model = (build(arch, tie_word_embeddings=True) for _ in range(2))
-    assert model.lm_head.weight is model.model.embed_tokens.weight  # type: ignore[union-attr]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
     reference(**pad(batch), num_items_in_batch=7.0).loss.backward()
     Engine(model, attention="packed").cross_entropy(batch, 7.0).backward()
     assert_close(gradients(model), gradients(reference))
@@ -128,7 +128,7 @@ def test_gradient_checkpointing_changes_nothing(
     for checkpointing in (False, True):
         model = build("mistral-sliding")
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         Engine(model, attention="packed").cross_entropy(pack(features), 5).backward()
         found.append(gradients(model))
     assert_close(*found)
@@ -214,14 +214,14 @@ def test_an_attention_that_refuses_falls_back(
 
 def test_the_self_check_leaves_no_trace(build: Callable[..., nn.Module], features: list[dict[str, Any]]) -> None:
     model = build("llama", attention_dropout=0.3)
-    model.lm_head.eval()  # type: ignore[union-attr]  # a part that someone keeps in evaluation mode
+    model.lm_head.eval()  # a part that someone keeps in evaluation mode
     state = torch.get_rng_state()
     engine = Engine(model)
     engine.check(pack(features))
     assert engine.packed
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert not model.lm_head.training  # type: ignore[union-attr]
+    assert not model.lm_head.training
     assert not gradients(model)
 
 

@@ -49,11 +49,11 @@ def test_an_adapter_takes_part(build: Callable[..., nn.Module]) -> None:
 def test_the_model_is_left_as_it_was(build: Callable[..., nn.Module]) -> None:
     model = build()
     Engine(model)
-    model.config.use_cache = False  # type: ignore[union-attr]  # as training leaves it
+    model.config.use_cache = False  # as training leaves it
     generate(model, tiny_tokenizer(), PROMPTS, max_new_tokens=2)
     assert model.training
-    assert model.config._attn_implementation == "ft_packed"  # type: ignore[union-attr]
-    assert model.config.use_cache is False  # type: ignore[union-attr]
+    assert model.config._attn_implementation == "ft_packed"
+    assert model.config.use_cache is False
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

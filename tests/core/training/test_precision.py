@@ -118,7 +118,7 @@ def test_autocast_only_over_fp32(
     build: Callable[..., nn.Module], tmp_path: Path, tuning: str, values: dict[str, Any], bf16: bool
 ) -> None:
     model = half(build("llama", tuning))
-    args = training_arguments(Run(plan(tmp_path, use_cpu=True, **values), model=model))  # type: ignore[arg-type]
+    args = training_arguments(Run(plan(tmp_path, use_cpu=True, **values), model=model))
     assert args.bf16 is bf16
 
 

@@ -41,9 +41,9 @@ def policy(build: Build, start: str) -> nn.Module:
         return build("llama")
     if start == "continued":
         return build("llama", "lora")
-    base: Any = tiny_model("llama") if start == "new" else build("llama", "lora").merge_and_unload()  # type: ignore[operator]
+    base: Any = tiny_model("llama") if start == "new" else build("llama", "lora").merge_and_unload()
     torch.manual_seed(0)
-    return get_peft_model(base, LoraConfig(**LORA)).train()  # type: ignore[arg-type]
+    return get_peft_model(base, LoraConfig(**LORA)).train()
 
 
 def before_it(build: Build, start: str) -> nn.Module:
@@ -127,7 +127,7 @@ def test_a_model_of_its_own_comes_to_the_device_of_the_batch(build: Build, featu
         moved.append(device)
         other.to_empty(device=device)
 
-    other.to = to  # type: ignore[method-assign,assignment]  # what is elsewhere here is nowhere
+    other.to = to  # what is elsewhere here is nowhere
     engine.log_probs(pack(features), other)
     engine.log_probs(pack(features), other)
     assert moved == [torch.device("cpu")]
@@ -147,9 +147,9 @@ def test_the_digest_tells_weights_and_scales_apart(build: Build) -> None:
     model = build("llama", "lora")
     digest = Reference.of_start(model).digest()
     assert Reference.of_start(build("llama", "lora")).digest() == digest
-    model.peft_config["default"].lora_alpha = 9  # type: ignore[index,union-attr]
+    model.peft_config["default"].lora_alpha = 9
     assert Reference.of_start(model).digest() != digest
-    model.peft_config["default"].lora_alpha = 8  # type: ignore[index,union-attr]
+    model.peft_config["default"].lora_alpha = 8
     next(model.parameters()).data[0, 0] += 1e-3
     assert Reference.of_start(model).digest() != digest
 
@@ -158,7 +158,7 @@ def test_the_digest_is_the_same_in_each_process(build: Build) -> None:
     """The order of a set depends on the process, and on the order of insertion, which stands for it here."""
     model, digests = build("llama", "lora"), []
     for modules in ({0, 8}, {8, 0}):
-        model.peft_config["default"].target_modules = modules  # type: ignore[index,union-attr]
+        model.peft_config["default"].target_modules = modules
         digests.append((repr(modules), Reference.of_start(model).digest()))
     (one, digest), (other, again) = digests
     assert one != other

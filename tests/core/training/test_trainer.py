@@ -90,7 +90,7 @@ def test_rows_count_real_tokens(build: Build, arguments: Arguments, features: Fe
 
 def test_a_loss_that_is_not_a_number_is_shown(build: Build, arguments: Arguments, features: Features) -> None:
     model = build()
-    model.model.norm.weight.data.fill_(float("nan"))  # type: ignore[union-attr,operator]
+    model.model.norm.weight.data.fill_(float("nan"))
     trainer = PackedTrainer(model, arguments(max_steps=1), train_dataset=features)
     trainer.train()
     assert math.isnan(rows(trainer)[0])
@@ -133,7 +133,7 @@ def test_compiling_takes_the_padded_step(build: Build, arguments: Arguments) -> 
 # ---- signals
 
 
-class Kill(TrainerCallback):  # type: ignore[misc]
+class Kill(TrainerCallback):
     """Sends this process a signal in the middle of a step."""
 
     def __init__(self, number: int, at: int) -> None:
@@ -164,7 +164,7 @@ def test_a_signal_saves_and_stops(
     assert signal.getsignal(number) is before
 
 
-class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
+class KillAtTheEnd(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -62,11 +62,11 @@ def problems(words: Callable[..., list[str]]) -> Callable[..., str]:
 
 
 def logged(run: Run, key: str = "loss") -> list[Any]:
-    return [row[key] for row in run.trainer.state.log_history if key in row]  # type: ignore[union-attr]
+    return [row[key] for row in run.trainer.state.log_history if key in row]
 
 
 def steps_of(run: Run, key: str) -> list[int]:
-    return [row["step"] for row in run.trainer.state.log_history if key in row]  # type: ignore[union-attr]
+    return [row["step"] for row in run.trainer.state.log_history if key in row]
 
 
 def checkpoints(folder: Path) -> list[int]:
@@ -187,7 +187,7 @@ def test_names_of_older_files(words: Callable[..., list[str]]) -> None:
 
 def test_number_formats(execute: Execute) -> None:
     plain, bf16, pure = execute(), execute(bf16=True), execute(pure_bf16=True)
-    weights = {name: next(run.model.parameters()).dtype for name, run in (("bf16", bf16), ("pure", pure))}  # type: ignore[union-attr]
+    weights = {name: next(run.model.parameters()).dtype for name, run in (("bf16", bf16), ("pure", pure))}
     assert weights == {"bf16": torch.float32, "pure": torch.bfloat16}
     for run in (bf16, pure):
         assert logged(run) != logged(plain)
@@ -228,7 +228,7 @@ def test_the_order_of_the_data(execute: Execute) -> None:
 
 
 def moved(run: Run, start: Mapping[str, torch.Tensor]) -> float:
-    parameters: Any = run.model.named_parameters()  # type: ignore[union-attr]
+    parameters: Any = run.model.named_parameters()
     return math.sqrt(sum((value.detach() - start[name].detach()).square().sum().item() for name, value in parameters))
 
 
@@ -242,7 +242,7 @@ def test_clipping_and_decay(execute: Execute, tiny_model_dir: Path) -> None:
     norm = logged(free, "grad_norm")[0]
     assert moved(free, start) == pytest.approx(1e-2 * norm, rel=1e-3)
     assert moved(execute(**sgd, max_grad_norm=0.01), start) == pytest.approx(1e-2 * 0.01, rel=1e-3)
-    plain, decayed = (dict(execute(**still, weight_decay=decay).model.named_parameters()) for decay in (0.0, 0.5))  # type: ignore[union-attr]
+    plain, decayed = (dict(execute(**still, weight_decay=decay).model.named_parameters()) for decay in (0.0, 0.5))
     for name, value in plain.items():
         expected = value - 1e-2 * 0.5 * start[name] * (0 if "norm" in name else 1)
         torch.testing.assert_close(decayed[name], expected, rtol=1e-5, atol=1e-7)
@@ -255,7 +255,7 @@ def test_clipping_and_decay(execute: Execute, tiny_model_dir: Path) -> None:
 )  # fmt: skip
 def test_optimizers(execute: Execute, optim: str, name: str) -> None:
     run = execute(optim=optim)
-    optimizer = run.trainer.optimizer.optimizer  # type: ignore[union-attr]
+    optimizer = run.trainer.optimizer.optimizer
     assert type(optimizer).__name__ == name
     assert bool(optimizer.defaults.get("fused")) is (optim == "adamw_torch_fused")
     assert logged(run)[-1] < logged(run)[0]
@@ -264,7 +264,7 @@ def test_optimizers(execute: Execute, optim: str, name: str) -> None:
 def test_the_constants_of_the_optimizer(execute: Execute) -> None:
     keys = {"adam_beta1": 0.5, "adam_beta2": 0.6, "adam_epsilon": 1e-3}
     run = execute(**keys)
-    defaults = run.trainer.optimizer.optimizer.defaults  # type: ignore[union-attr]
+    defaults = run.trainer.optimizer.optimizer.defaults
     assert (*defaults["betas"], defaults["eps"]) == (0.5, 0.6, 1e-3)
     assert logged(run)[1:] != logged(execute())[1:]
 
@@ -301,7 +301,7 @@ def test_resuming(execute: Execute, tmp_path: Path) -> None:
     for named in (True, tmp_path / "out" / "checkpoint-4"):
         again = execute(**saving, resume_from_checkpoint=named)
         assert logged(again) == logged(whole)
-        for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):  # type: ignore[union-attr]
+        for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
             assert torch.equal(one, other)
 
 
@@ -342,7 +342,7 @@ def test_blocks_of_plain_text(execute: Execute, tmp_path: Path) -> None:
     text.write_text("".join(json.dumps({"text": row["output"] * 2}) + "\n" for row in ROWS))
     keys = {"stage": "pt", "dataset": text, "eval_dataset": text, "cutoff_len": 64, "max_steps": 4}
     joined, apart = execute(**keys), execute(**keys, packing=False)
-    lengths = {name: list(run.train_dataset["length"]) for name, run in (("joined", joined), ("apart", apart))}  # type: ignore[index]
+    lengths = {name: list(run.train_dataset["length"]) for name, run in (("joined", joined), ("apart", apart))}
     assert set(lengths["joined"][:-1]) == {64}
     assert len(lengths["apart"]) == len(ROWS)
     assert sum(lengths["apart"]) == sum(lengths["joined"])

@@ -60,7 +60,7 @@ def with_head(build: Build, *args: Any, **config: Any) -> tuple[nn.Module, Value
 def one_at_a_time(model: nn.Module, head: ValueHead, features: Features) -> list[tuple[Tensor, Tensor]]:
     """Hidden states and log-probabilities of each sequence, by transformers in float64: (N, h) and (N, V)."""
     states: list[Tensor] = []
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))  # type: ignore[operator]
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     sequences = [
         [*feature.get("prompt_ids", []), *each["input_ids"]]
         for feature in features
@@ -156,7 +156,7 @@ def test_a_head_that_runs_its_own_code_gives_the_same(build: Build, features: Fe
     found = []
     for attention in ("packed", "padded"):
         model, head = with_head(build, "llama", "lora", targets=["q_proj", "lm_head"])
-        log_probs, values, entropy = Engine(model, attention).values(pack(features), head)  # type: ignore[arg-type]
+        log_probs, values, entropy = Engine(model, attention).values(pack(features), head)
         (log_probs.sum() + values.sum()).backward()
         found.append((log_probs, values, entropy, *gradients(model).values()))
     assert any("lm_head" in name for name in gradients(model))
@@ -219,7 +219,7 @@ def test_the_models_files_do_not_hold_it(
     build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture, tuning: str
 ) -> None:
     model, head = with_head(build, "llama", tuning)
-    model.save_pretrained(tmp_path)  # type: ignore[operator]  # a PreTrainedModel or a PeftModel
+    model.save_pretrained(tmp_path)
     assert save_value_head(model, tmp_path)
     assert load_file(tmp_path / "value_head.safetensors").keys() == KEYS
     weights = load_file(tmp_path / ("model.safetensors" if tuning == "full" else "adapter_model.safetensors"))

@@ -71,7 +71,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             layer.mlp.forward = layer.mlp.forward
 
     package = ModuleType("liger_kernel.transformers.monkey_patch")
-    package.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": apply}  # type: ignore[attr-defined]
+    package.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": apply}
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, package.__name__, package)

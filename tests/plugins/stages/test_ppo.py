@@ -182,7 +182,7 @@ def test_the_loss_and_its_gradient_are_the_formula(build: Build) -> None:
     log_probs = output.logits[:, :-1][learned].log_softmax(-1).gather(1, labels[learned][:, None])[:, 0]
     hidden = output.hidden_states[-1][:, :-1][learned]
     values = hidden @ trainer.head.summary.weight[0] + trainer.head.summary.bias
-    old_log_probs, old_values, advantages, returns = (batch[name].double() for name in COLUMNS)  # type: ignore[literal-required]
+    old_log_probs, old_values, advantages, returns = (batch[name].double() for name in COLUMNS)
     ratio = (log_probs - old_log_probs).exp()
     clipped = old_values + (values - old_values).clamp(-0.2, 0.2)
     policy_loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum()

@@ -59,7 +59,7 @@ def problems(given: list[str]) -> str:
 
 
 def losses(run: Run) -> list[float]:
-    return [row["loss"] for row in run.trainer.state.log_history if "loss" in row]  # type: ignore[union-attr]
+    return [row["loss"] for row in run.trainer.state.log_history if "loss" in row]
 
 
 # ---- packing
@@ -85,11 +85,11 @@ def test_a_packed_row_keeps_its_samples_apart() -> None:
     samples = [torch.randint(4, 384, (length,), generator=draw).tolist() for length in (20, 9, 11)]
     features = [{"input_ids": ids, "labels": ids, "length": len(ids)} for ids in samples]
 
-    class Columns(list):  # type: ignore[type-arg]
+    class Columns(list):
         def __getitem__(self, key: Any) -> Any:
             return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
-    rows = PackedRows(Columns(features), 40)  # type: ignore[arg-type]
+    rows = PackedRows(Columns(features), 40)
     assert len(rows) == 1
     batch = pack(unpacked([rows[0]]))
     assert batch["position_ids"][0].tolist() == [*range(20), *range(9), *range(11)]
@@ -110,9 +110,9 @@ def test_packing_counts_rows_and_says_so(words: Words) -> None:
     (told,) = [line for line in run.decisions if line.startswith("packing")]
     assert "16 samples" in told
     assert "per_device_train_batch_size counts rows" in told
-    rows = len(run.train_dataset)  # type: ignore[arg-type]
+    rows = len(run.train_dataset)
     assert len(losses(run)) == rows < 16
-    assert run.trainer.state.num_input_tokens_seen == run.counts["train"].tokens  # type: ignore[union-attr]
+    assert run.trainer.state.num_input_tokens_seen == run.counts["train"].tokens
 
 
 def test_one_packed_row_is_the_step_of_its_samples(words: Words, tmp_path: Path) -> None:
@@ -267,9 +267,9 @@ def test_accuracy_is_measured_and_may_choose_the_best(words: Words, tmp_path: Pa
         words(eval_dataset=tmp_path / "stones.json", compute_accuracy=True, max_steps=3, load_best_model_at_end=True,
               metric_for_best_model="accuracy", **every)
     )  # fmt: skip
-    measured = [row["eval_accuracy"] for row in run.trainer.state.log_history if "eval_accuracy" in row]  # type: ignore[union-attr]
+    measured = [row["eval_accuracy"] for row in run.trainer.state.log_history if "eval_accuracy" in row]
     assert run.metrics["eval_accuracy"] == pytest.approx(max(measured))
-    assert run.trainer.state.best_metric == max(measured)  # type: ignore[union-attr]
+    assert run.trainer.state.best_metric == max(measured)
 
 
 # ---- predictions
