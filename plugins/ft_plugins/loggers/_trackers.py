@@ -1,12 +1,17 @@
-"""What is told to a tracker about a run, and which trackers ``report_to: all`` means."""
+"""What is told to a tracker about a run, how one is opened, and which ones ``report_to: all`` means."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.metadata import EntryPoint
 
     from ft_hookspecs import Run
@@ -25,6 +30,18 @@ def settings(run: Run) -> dict[str, Any]:
     record = json.loads((run.output_dir / "run.json").read_text(encoding="utf-8"))
     config: dict[str, Any] = record["config"]
     return config
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """A tracker that finds no key asks at a terminal who the user is: a run must not wait for an answer."""
+    own = sys.stdin
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = own
 
 
 def missing() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from ft.options import SECRET
 from ft_hookspecs import PluginOptions, Problem, Run, StashKey, hookimpl
 from ft_plugins.loggers._rows import points
-from ft_plugins.loggers._trackers import run_name, settings
+from ft_plugins.loggers._trackers import run_name, settings, unasked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,7 +61,8 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """Add the row's numbers at its step."""
     if TRACKER not in run.stash:
-        run.stash[TRACKER] = _open(run)
+        with unasked():
+            run.stash[TRACKER] = _open(run)
     run.stash[TRACKER].log(points(row), step=row["step"])
 
 

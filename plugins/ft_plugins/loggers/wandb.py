@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Run, StashKey, hookimpl
 from ft_plugins.loggers._rows import points
-from ft_plugins.loggers._trackers import run_name, settings
+from ft_plugins.loggers._trackers import run_name, settings, unasked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,8 @@ TRACKER: Final = StashKey[Any]("wandb: the open run")
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """Add the row's numbers at its step."""
     if TRACKER not in run.stash:
-        run.stash[TRACKER] = _open(run)
+        with unasked():
+            run.stash[TRACKER] = _open(run)
     run.stash[TRACKER].log(points(row), step=row["step"])
 
 

@@ -1,8 +1,10 @@
 """What the trackers are told, and what `report_to: all` means where some of their packages are missing."""
 
 import json
+import sys
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from io import StringIO
 
 import pytest
 
@@ -29,6 +31,19 @@ def test_the_settings_are_those_of_the_record_without_secrets(run, tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "run.json").write_text(json.dumps({"config": {"hf_hub_token": "***"}}))
     assert _trackers.settings(run(hf_hub_token="hf_real")) == {"hf_hub_token": "***"}
+
+
+@pytest.mark.parametrize("name", ["wandb", "swanlab"])
+def test_a_tracker_without_a_key_does_not_ask_at_the_terminal(monkeypatch, run, name):
+    """Each asks for a choice then, and waits: in the middle of training, at the first row."""
+    terminal = StringIO("3\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    plugin = import_module(f"ft_plugins.loggers.{name}")
+    monkeypatch.setattr(plugin, "_open", lambda run: pytest.fail("it asks") if sys.stdin.isatty() else input())
+    with pytest.raises(EOFError):
+        plugin.ft_log(run(), {"event": "train", "step": 1, "loss": 1.0})
+    assert sys.stdin is terminal
 
 
 @pytest.fixture
