@@ -112,6 +112,8 @@ def compose(
         for info in select(found, wishes, disabled):
             manager.load(info)
     except FtError as error:
+        if place := settings.place(error.where.partition(":")[0]):
+            error.where = f"{place}: {error.where}"  # a wish for a plugin says its key and value
         raise with_other_problems(error, settings, (*base, trainer_model(base))) from error
     return Composition(settings, found, manager, option_models(base, manager))
 

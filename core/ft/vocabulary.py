@@ -59,6 +59,17 @@ def vocabulary_problems(plan: Plan) -> Iterator[Problem]:
             remedy="give new_special_tokens_config, or take init_special_tokens out",
             keys=("init_special_tokens",),
         )
+    try:
+        _described(plan)
+    except ConfigError as error:
+        yield Problem(error.what, error.why, error.remedy, ("new_special_tokens_config",))
+    if twice := sorted(set(plan.get("add_tokens") or ()) & set(plan.get("add_special_tokens") or ())):
+        yield Problem(
+            f"add_tokens and add_special_tokens both name {', '.join(twice)}",
+            why="decoding leaves special tokens out, and the others not",
+            remedy="name each in one of them",
+            keys=("add_special_tokens", "add_tokens"),
+        )
 
 
 def extend_tokenizer(run: Run) -> None:
@@ -125,7 +136,12 @@ def fit_embeddings(run: Run) -> None:
         return
     ends = [model.get_submodule(name).weight for name in embedding_names(model)]
     if not all(weight.is_floating_point() for weight in ends):
-        raise ConfigError("a quantised vocabulary cannot grow", remedy="leave quantisation or the new tokens out")
+        raise ConfigError(
+            "a quantised vocabulary cannot grow",
+            where=str(run.plan.sources.get("model_name_or_path", "")),
+            why="the model's files hold embeddings or a head that are quantised, which cannot train",
+            remedy="name the model's unquantised files, or leave the new tokens out",
+        )
     if tokens > rows:
         model.resize_token_embeddings(tokens, mean_resizing=False)
     run.stash[ADDED] = {name: added.get(name, "") for name in run.tokenizer.convert_ids_to_tokens(new)}

@@ -67,6 +67,7 @@ class Estimate:
         attention_bytes: of queries, keys and values as attention keeps them; ``None``: as ``compute_bytes``.
         trained: parameters that train; ``None`` when no plugin says.
         added: those of them that are no part of the model's files.
+        copied: those of the added that are copies of whole modules, and no part of an adapter's factors.
         trained_bytes: of each parameter that trains, and of its gradient.
         state_bytes: of the optimizer's state for each; ``None`` when no plugin says.
         adapted: the linear maps whose inputs an adapter keeps, each in ``trained_bytes``.
@@ -93,6 +94,7 @@ class Estimate:
     attention_bytes: int | None = None
     trained: int | None = None
     added: int = 0
+    copied: int = 0
     trained_bytes: int = 4
     state_bytes: float | None = None
     adapted: tuple[str, ...] = ()

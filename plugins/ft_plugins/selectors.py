@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from ft_hookspecs import PluginOptions, Selection
 from ft_plugins.loggers._trackers import loggers, missing
-from ft_plugins.quantizers._files import is_quantised
+from ft_plugins.models._headers import is_quantised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -139,9 +139,8 @@ def _named(kind: str, key: str, values: Mapping[str, Any]) -> Selection:
 def _quantizers(values: Mapping[str, Any]) -> Iterator[Selection]:
     """The named method for any model that is to be quantised, and what knows the files that are quantised already."""
     method = values.get("quantization_method") or _DEFAULT_METHOD
-    asked = [f"{key}: {values[key]}" for key in _BITS if values.get(key) is not None]
-    if method != _DEFAULT_METHOD:
-        asked.append(f"quantization_method: {method}")
+    asked = [f"quantization_method: {method}"] if method != _DEFAULT_METHOD else []
+    asked += [f"{key}: {values[key]}" for key in _BITS if values.get(key) is not None]
     if asked:
         yield Selection(f"quantizers:{method}", asked[0], "quantizers")
     if is_quantised(str(values.get("model_name_or_path") or ""), values.get("model_revision")):

@@ -38,6 +38,10 @@ class Settings:
         """The value of every key, known or not, as it was written; the strongest level's."""
         return {key: each.value for level in self.levels for key, each in level.items()}
 
+    def place(self, key: str) -> str:
+        """Where the strongest level gives a value to ``key``: ``file:line``, a flag, a variable; empty if none does."""
+        return next((str(level[key].source) for level in reversed(self.levels) if key in level), "")
+
     def only(self, keys: Collection[str]) -> Settings:
         """The same settings without any other key."""
         levels = tuple({key: given for key, given in level.items() if key in keys} for level in self.levels)

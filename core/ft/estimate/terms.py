@@ -131,7 +131,7 @@ def inputs(e: Estimate) -> float:
     copies = [shape.matrices[name][1] for name in (e.adapted if own else sharing(e.adapted))]
     if not own and not e.packed:  # attention's result is kept already
         copies = [shape.matrices[name][1] for name in sharing(e.adapted) if not name.endswith("o_proj")]
-    rank = e.added / max(sum(sum(shape.matrices[name]) for name in e.adapted), 1)
+    rank = (e.added - e.copied) / max(sum(sum(shape.matrices[name]) for name in e.adapted), 1)
     return (sum(copies) * (e.trained_bytes + e.mask_bytes) + rank * e.trained_bytes * len(e.adapted)) / shape.layers
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Final
 
 from ft.devices import devices
 from ft.options import ModelOptions
+from ft_plugins.adapters import _targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ft_hookspecs import Estimate, Plan
 
-ALL = "all"
+EMBEDDINGS: Final = "embed_tokens"
 
 
 def whole(plan: Plan, estimate: Estimate) -> Estimate:
@@ -32,35 +34,63 @@ def whole(plan: Plan, estimate: Estimate) -> Estimate:
     )
 
 
-def low_rank(
-    plan: Plan, estimate: Estimate, rank: int, targets: Sequence[str], further: Iterable[str] = (), dropout: float = 0
+def beside(
+    plan: Plan, estimate: Estimate, targets: Sequence[str], size: Callable[[int, int], int], dropout: float = 0
 ) -> Estimate:
-    """Two narrow matrices beside each targeted one, rank · (outputs + inputs) parameters; ``further`` modules train.
+    """An adapter beside each targeted matrix, of ``size(outputs, inputs)`` parameters, and copies of what trains whole.
 
     A mask of dropout takes one byte on a GPU; a CPU keeps factors in the inputs' format.
     """
     shape = estimate.shape
-    names = tuple(name for name in shape.matrices if ALL in targets or any(_ends(name, end) for end in targets))
-    outside = [f"{name}.weight" for name in further]
-    copies = sum(
-        size[0] * (size[1] if len(size) > 1 else 1)
-        for name, size in shape.tensors.items()
-        if any(_ends(name, end) for end in outside)
-    )
-    added = rank * sum(sum(shape.matrices[name]) for name in names) + copies
+    names = tuple(shape.matrices if _targets.ALL in targets else _targets.meant(shape.matrices, targets))
+    further = [*(plan.get("additional_target") or ()), *_ends_that_grow(plan)]
+    copied = sum(prod(shape.tensors[name]) for name in _inside(shape.tensors, further))
+    added = copied + sum(size(*shape.matrices[name]) for name in names)
     on_gpu = devices().cuda and not plan.get("use_cpu")
     mask = (1 if on_gpu else estimate.trained_bytes) if dropout else 0
-    return replace(estimate, trained=added, added=added, adapted=names, mask_bytes=mask)
+    return replace(
+        estimate,
+        trained=added,
+        added=added,
+        copied=copied,
+        adapted=names,
+        mask_bytes=mask,
+        trains_head=_trains_head(estimate, further),
+    )
 
 
-def layers(estimate: Estimate, count: int) -> Estimate:
-    """``count`` layers train as they are: the last, or with a minus the first, above which all keep activations."""
-    shape = estimate.shape
-    inside = sum(out * into for out, into in shape.matrices.values()) // shape.layers
-    number = min(abs(count), shape.layers)
-    active = number if count > 0 else shape.layers
-    return replace(estimate, trained=number * inside, trains_matrices=True, active=active)
+def layers(
+    plan: Plan, estimate: Estimate, numbers: Collection[int], parts: Sequence[str], further: Sequence[str]
+) -> Estimate:
+    """Some layers, or ``parts`` of them, and ``further`` modules train as they are.
+
+    All layers above what trains keep activations.
+    """
+    further = [*further, *_ends_that_grow(plan)]
+    weights = estimate.shape.tensors
+    chosen = _inside(weights, [f"layers.{number}" for number in numbers])
+    chosen = chosen if _targets.ALL in parts else _inside(chosen, parts)
+    lowest = 0 if EMBEDDINGS in further else min(numbers)
+    return replace(
+        estimate,
+        trained=sum(prod(weights[name]) for name in chosen | _inside(weights, further)),
+        trains_matrices=True,
+        trains_head=_trains_head(estimate, further),
+        active=estimate.shape.layers - lowest,
+    )
 
 
-def _ends(name: str, end: str) -> bool:
-    return name == end or name.endswith(f".{end}")
+def _ends_that_grow(plan: Plan) -> list[str]:
+    """Embeddings and head, which train as a whole where tokens are added."""
+    keys = ("add_tokens", "add_special_tokens", "new_special_tokens_config")
+    return [EMBEDDINGS, _targets.HEAD] if any(plan.get(key) for key in keys) else []
+
+
+def _trains_head(estimate: Estimate, modules: Sequence[str]) -> bool:
+    return _targets.HEAD in modules or (estimate.shape.tied and EMBEDDINGS in modules)
+
+
+def _inside(weights: Iterable[str], modules: Sequence[str]) -> set[str]:
+    """The weights that lie in modules of these names."""
+    parts = [f".{name}." for name in modules]
+    return {name for name in weights if any(part in f".{name}" for part in parts)}

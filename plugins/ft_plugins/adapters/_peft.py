@@ -16,6 +16,7 @@ from ft_hookspecs import Change, PluginOptions, Problem
 from ft_plugins import _saved_adapters
 from ft_plugins.adapters import _targets
 from ft_plugins.adapters._weights import bridge, cast_trainable, plain_config
+from ft_plugins.models._headers import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -61,7 +62,7 @@ class Method:
 
 
 def problems(method: Method, plan: Plan) -> Iterable[Problem]:
-    """Adapters to start from that are not there, or that the other keys contradict."""
+    """Adapters to start from that are not there, or that the other keys contradict; names that mean no module."""
     options, names = plan.of(PeftOptions), _saved_adapters.names(plan)
     if options.create_new_adapter and not names:
         yield Problem(
@@ -80,6 +81,9 @@ def problems(method: Method, plan: Plan) -> Iterable[Problem]:
         )
     for name in filter(_saved_adapters.is_local, names):
         yield from _check_local(method, plan, name, goes_on=name == continued)
+    shape = shape_of(plan)
+    for key in method.targets:
+        yield from _targets.problems(plan, shape, key, whole=key == "additional_target")
 
 
 def _check_local(method: Method, plan: Plan, name: str, *, goes_on: bool) -> Iterable[Problem]:
@@ -155,7 +159,7 @@ def _create(method: Method, run: Run, model: PreTrainedModel, create: Callable[.
         run,
         model,
         target_modules=_targets.shortest(model, [name for name in targets if name not in whole]),
-        modules_to_save=_targets.shortest(model, whole) if whole else None,
+        modules_to_save=_targets.shortest(model, whole, whole=True) if whole else None,
         ensure_weight_tying=_is_tied(model, [*targets, *whole]),
     )
 
@@ -203,9 +207,10 @@ def _settle(adapted: PeftModel, plan: Plan, outside: torch.dtype) -> None:
 
 def _find(plan: Plan, model: PreTrainedModel, key: str) -> list[str]:
     """The modules that one of the two target keys means; none for an ``additional_target`` that is not set."""
-    names = plan.get(key) or []
-    where = str(plan.sources.get(key, ""))
-    return _targets.find(model, names, key, where, whole=key == "additional_target")
+    whole = key == "additional_target"
+    known = _targets.modules(model) if whole else _targets.matrices(model)
+    every = None if whole else _targets.linear_layers(model)
+    return _targets.match(plan.get(key) or [], known, key, str(plan.sources.get(key, "")), every=every)
 
 
 def _is_tied(model: PreTrainedModel, names: list[str]) -> bool:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ft.errors import ConfigError, nearest
+from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
 
+    from ft_hookspecs import ModelShape, Plan
+
 ALL: Final = "all"
+HEAD: Final = "lm_head"
+"""A module of every decoder, though its weight may be that of the embeddings, and then is in no file."""
 SHOWN: Final = 8
 """Module names in an error message."""
 
@@ -31,68 +36,107 @@ def linear_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def adaptable(module: nn.Module) -> bool:
-    """Whether LoRA has a layer for this kind of module."""
+def modules(model: nn.Module) -> list[str]:
+    """Every module by name."""
+    return [name for name, _ in model.named_modules() if name]
+
+
+def matrices(model: nn.Module) -> list[str]:
+    """The modules that LoRA has a layer for."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
-    return isinstance(module, kinds) or "Linear" in type(module).__name__
+    found = model.named_modules()
+    return [name for name, module in found if isinstance(module, kinds) or "Linear" in type(module).__name__]
 
 
-def find(
-    model: nn.Module,
-    names: Sequence[str],
-    key: str,
-    where: str,
-    *,
-    whole: bool = False,
-    excluding: Callable[[str], bool] = lambda _: False,
+def modules_in(shape: ModelShape) -> list[str]:
+    """:func:`modules`, as a model's files have them."""
+    names = [HEAD, *(name.rpartition(".")[0] for name in shape.tensors)]
+    return list(dict.fromkeys(part for name in names for part in _path(name)))
+
+
+def matrices_in(shape: ModelShape) -> list[str]:
+    """:func:`matrices`, as a model's files have them."""
+    return [HEAD, *(name.rpartition(".")[0] for name, size in shape.tensors.items() if len(size) > 1)]
+
+
+def _path(name: str) -> Iterator[str]:
+    """``model.layers``: ``model``, ``model.layers``."""
+    parts = name.split(".")
+    return (".".join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def match(
+    names: Sequence[str], known: Collection[str], key: str, where: str = "", *, every: Collection[str] | None = None
 ) -> list[str]:
     """The modules that ``names`` mean: ``all``, the end of a module's name, or the whole of it.
 
     Args:
-        model: before anything was added to it.
         names: as the user wrote them.
+        known: the modules that can be meant.
         key: the configuration key, for messages.
         where: its place.
-        whole: any module can be meant, because it trains as a whole; else only those that LoRA has a layer for.
-        excluding: modules, by their names, that cannot be meant.
+        every: what ``all`` means, where it means something.
 
     Raises:
         ConfigError: a name that means no module; says which are near.
     """
-    modules = dict(model.named_modules())
-    known = [name for name, module in modules.items() if name and not excluding(name) and (whole or adaptable(module))]
     found: dict[str, None] = {}
     wrong = []
     for name in names:
-        matches = linear_layers(model) if name == ALL and not whole else [one for one in known if _ends(one, name)]
+        matches = every if name == ALL and every is not None else meant(known, [name])
         found.update(dict.fromkeys(matches))
         if not matches:
             wrong.append(name)
     if wrong:
-        raise _unmatched(wrong, known, key, where)
+        raise _unmatched(wrong, known, key, where, "" if every is None else f", or {key}: {ALL}")
     return list(found)
 
 
-def shortest(model: PreTrainedModel, found: Collection[str]) -> list[str]:
-    """The names to write into an adapter's configuration: last parts (``q_proj``) if they mean the same, else whole."""
-    ends = sorted({name.rpartition(".")[2] for name in found})
-    meant = {name for name, _ in model.named_modules() if any(_ends(name, end) for end in ends)}
-    return ends if meant == set(found) else sorted(found)
+def problems(plan: Plan, shape: ModelShape | None, key: str, *, whole: bool = False) -> list[Problem]:
+    """Names of ``key`` that mean no module, as far as the model's files are here.
+
+    Any module can be meant by what trains as a ``whole``, else only those that LoRA has a layer for.
+    """
+    if shape is None:
+        return []
+    known = modules_in(shape) if whole else matrices_in(shape)
+    return complaints(key, lambda: match(plan.get(key) or (), known, key, every=None if whole else known))
 
 
-def _ends(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def complaints(key: str, ask: Callable[[], object]) -> list[Problem]:
+    """What the model would be told when it is loaded, told of ``key`` while planning."""
+    try:
+        ask()
+    except ConfigError as error:
+        return [Problem(error.what, error.why, error.remedy, (key,))]
+    return []
 
 
-def _unmatched(wrong: Sequence[str], known: Iterable[str], key: str, where: str) -> ConfigError:
+def shortest(model: PreTrainedModel, found: Collection[str], *, whole: bool = False) -> list[str]:
+    """The names to write into an adapter's configuration: last parts (``q_proj``) if they mean the same, else whole.
+
+    For modules that train as a ``whole`` peft compares letters: its ``norm`` is ``input_layernorm`` too.
+    """
+    ends, every = sorted({name.rpartition(".")[2] for name in found}), modules(model)
+    same = [name for name in every if name.endswith(tuple(ends))] if whole else meant(every, ends)
+    return ends if set(same) == set(found) else sorted(found)
+
+
+def meant(known: Iterable[str], ends: Iterable[str]) -> list[str]:
+    """Those of the names that are one of ``ends``, or end in one."""
+    dotted = tuple(f".{end}" for end in ends)
+    return [name for name in known if f".{name}".endswith(dotted)]
+
+
+def _unmatched(wrong: Sequence[str], known: Iterable[str], key: str, where: str, otherwise: str) -> ConfigError:
     ends = sorted({name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdecimal()})
     near = [match for name in wrong for match in nearest(name, ends)]
     return ConfigError(
         f"{key}: no module of the model is called {' or '.join(map(repr, wrong))}",
         where=where,
         why="modules are named " + ", ".join(ends[:SHOWN]) + (" …" if len(ends) > SHOWN else ""),
-        remedy=f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"name some of them, or {key}: {ALL}",
+        remedy=f"did you mean {', '.join(dict.fromkeys(near))}?" if near else f"name some of them{otherwise}",
     )

@@ -93,7 +93,7 @@ def whole_weights_problems(plan: Plan, tuning: str) -> Iterator[Problem]:
         yield Problem(
             f"{tuning} cannot train weights quantised by {found.name!r}",
             why="quantised weights have no gradient",
-            remedy="set finetuning_type: lora, or leave quantisation out",
+            remedy="set finetuning_type: lora, or start from weights that are not quantised",
             keys=("finetuning_type", "quantization_method", "quantization_bit"),
         )
 

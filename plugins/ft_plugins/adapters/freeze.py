@@ -16,9 +16,10 @@ from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _estimate, _targets
 from ft_plugins.adapters._weights import cast_trainable, run_in, save_whole, whole_weights_problems
+from ft_plugins.models._headers import shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -71,12 +72,29 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             keys=("freeze_trainable_layers", "use_llama_pro"),
         )
     yield from whole_weights_problems(plan, "freeze tuning")
+    if options.freeze_trainable_layers > 0 or (options.freeze_trainable_layers and not options.use_llama_pro):
+        yield from _check_files(plan)
+
+
+def _check_files(plan: Plan) -> Iterable[Problem]:
+    """Layers and modules that the model does not have, as far as its files are here."""
+    if (shape := shape_of(plan)) is None:
+        return
+    known, holder = _targets.modules_in(shape), "model.layers"
+    too_many = _targets.complaints("freeze_trainable_layers", lambda: chosen_layers(plan, shape.layers))
+    yield from too_many or _targets.complaints(
+        "freeze_trainable_modules",
+        lambda: [parts(plan, known, f"{holder}.{number}") for number in chosen_layers(plan, shape.layers)],
+    )
+    yield from _targets.complaints("freeze_extra_modules", lambda: extra_modules(plan, known, holder))
 
 
 @hookimpl
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     options = plan.of(FreezeOptions)
-    return _estimate.layers(estimate, options.freeze_trainable_layers)
+    numbers = chosen_layers(plan, estimate.shape.layers)
+    further = options.freeze_extra_modules or ()
+    return _estimate.layers(plan, estimate, numbers, options.freeze_trainable_modules, further)
 
 
 @hookimpl
@@ -87,9 +105,10 @@ def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
         ConfigError: more layers than there are, a module that no layer has, or a quantised model.
     """
     layers = find_layers(model)
-    numbers = list(chosen_layers(run.plan, len(layers)))
-    inside = [f"{layers[number]}{part}" for number in numbers for part in parts(run.plan, model, layers[number])]
-    extra = dict.fromkeys([*extra_modules(run.plan, model, layers), *new_embeddings(run, model)])
+    numbers, known = list(chosen_layers(run.plan, len(layers))), _targets.modules(model)
+    inside = [f"{layers[number]}{part}" for number in numbers for part in parts(run.plan, known, layers[number])]
+    holder = layers[0].rpartition(".")[0]
+    extra = dict.fromkeys([*extra_modules(run.plan, known, holder), *new_embeddings(run, model)])
     names = [*inside, *extra]
     cast("nn.Module", model).requires_grad_(False)
     for name in names:
@@ -106,19 +125,19 @@ def ft_adapt_model(run: Run, model: PreTrainedModel) -> Change:
 
 
 def find_layers(model: PreTrainedModel) -> list[str]:
-    """The names of the decoder's layers in order: the longest list of alike modules."""
+    """The names of the decoder's layers in order: the longest list of modules that lies in no other."""
     from torch import nn
 
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
         raise ConfigError(
             "freeze tuning finds no layers", where=type(model).__name__, remedy="set finetuning_type: lora"
         )
-    name = max(lists, key=lambda each: len(lists[each]))
-    return [f"{name}.{number}" for number in range(len(lists[name]))]
+    name = max(outermost(lists), key=lists.__getitem__)
+    return [f"{name}.{number}" for number in range(lists[name])]
 
 
-def chosen_layers(plan: Plan, count: int) -> Iterable[int]:
+def chosen_layers(plan: Plan, count: int) -> Sequence[int]:
     """The numbers of the layers that train, from 0.
 
     Raises:
@@ -145,25 +164,24 @@ def chosen_layers(plan: Plan, count: int) -> Iterable[int]:
     return range(count // wanted - 1, count, count // wanted)
 
 
-def parts(plan: Plan, model: PreTrainedModel, layer: str) -> list[str]:
+def parts(plan: Plan, known: Iterable[str], layer: str) -> list[str]:
     """The ends, from the layer's name on, of what trains in it: empty for the layer as a whole."""
     wanted = plan.of(FreezeOptions).freeze_trainable_modules
     if wanted == [_targets.ALL]:
         return [""]
-    where = str(plan.sources.get("freeze_trainable_modules", ""))
-    found = _targets.find(model.get_submodule(layer), wanted, "freeze_trainable_modules", where, whole=True)
-    return [f".{name}" for name in outermost(found)]
+    inside = [name.removeprefix(f"{layer}.") for name in known if name.startswith(f"{layer}.")]
+    return [f".{name}" for name in outermost(_match(plan, "freeze_trainable_modules", wanted, inside))]
 
 
-def extra_modules(plan: Plan, model: PreTrainedModel, layers: Iterable[str]) -> list[str]:
-    """The modules outside the layers that train too; a name never means one inside a layer."""
+def extra_modules(plan: Plan, known: Iterable[str], holder: str) -> list[str]:
+    """The modules outside ``holder``, the list of layers, that train too; a name never means one inside a layer."""
     wanted = plan.of(FreezeOptions).freeze_extra_modules or []
-    holder = next(iter(layers)).rpartition(".")[0]
-    where = str(plan.sources.get("freeze_extra_modules", ""))
-    found = _targets.find(
-        model, wanted, "freeze_extra_modules", where, whole=True, excluding=lambda name: name.startswith(holder)
-    )
-    return outermost(found)
+    outside = [name for name in known if not f"{name}.".startswith(f"{holder}.")]
+    return outermost(_match(plan, "freeze_extra_modules", wanted, outside))
+
+
+def _match(plan: Plan, key: str, names: list[str], known: list[str]) -> list[str]:
+    return _targets.match(names, known, key, str(plan.sources.get(key, "")))
 
 
 def outermost(names: Iterable[str]) -> list[str]:

@@ -92,10 +92,12 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
 @hookimpl
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     options = plan.of(LoraOptions)
-    further = options.additional_target or ()
-    return _estimate.low_rank(
-        plan, estimate, options.lora_rank, options.lora_target, further, dropout=options.lora_dropout
-    )
+
+    def narrow(outputs: int, inputs: int) -> int:
+        """A and B, and DoRA's magnitudes."""
+        return options.lora_rank * (outputs + inputs) + (outputs if options.use_dora else 0)
+
+    return _estimate.beside(plan, estimate, options.lora_target, narrow, dropout=options.lora_dropout)
 
 
 @hookimpl

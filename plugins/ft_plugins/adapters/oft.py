@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
 from ft.errors import ConfigError
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
-from ft_plugins.adapters import _peft
+from ft_plugins.adapters import _estimate, _peft, _targets
+from ft_plugins.models._headers import inputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 
 class OftOptions(_peft.PeftOptions):
@@ -40,6 +42,11 @@ class OftOptions(_peft.PeftOptions):
     def blocks(self) -> dict[str, int]:
         """The two ways of peft to say it, of which one is 0."""
         return {"r": self.oft_rank, "oft_block_size": 0 if self.oft_rank else self.oft_block_size}
+
+    @property
+    def size(self) -> tuple[str, int]:
+        """The one that is not 0, with its key."""
+        return ("oft_rank", self.oft_rank) if self.oft_rank else ("oft_block_size", self.oft_block_size)
 
 
 METHOD: Final = _peft.Method(
@@ -73,6 +80,23 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             keys=("oft_block_size", "oft_rank"),
         )
     yield from _peft.problems(METHOD, plan)
+    if any(options.blocks.values()):
+        every = inputs_of(plan)
+        names = every if _targets.ALL in options.oft_target else _targets.meant(every, options.oft_target)
+        asked = {name: every[name] for name in names}
+        yield from _targets.complaints(options.size[0], lambda: check_blocks(plan, asked))
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    options = plan.of(OftOptions)
+
+    def turning(_: int, inputs: int) -> int:
+        """Each block of b inputs is turned by a skew matrix of b·(b − 1)/2 numbers."""
+        block = max(inputs // options.oft_rank, 1) if options.oft_rank else options.oft_block_size
+        return inputs * (block - 1) // 2
+
+    return _estimate.beside(plan, estimate, options.oft_target, turning)
 
 
 @hookimpl
@@ -120,11 +144,10 @@ def check_targets(plan: Plan, model: PreTrainedModel, ends: Iterable[str]) -> No
     """
     from peft.tuners.oft.model import _get_tuner_layer_class
 
-    options = plan.of(OftOptions)
-    key, size = ("oft_rank", options.oft_rank) if options.oft_rank else ("oft_block_size", options.oft_block_size)
-    for name, module in model.named_modules():
-        if not any(name == end or name.endswith(f".{end}") for end in ends):
-            continue
+    widths = {}
+    modules = dict(model.named_modules())
+    for name in _targets.meant(modules, ends):
+        module = modules[name]
         if _get_tuner_layer_class(module) is None:
             raise ConfigError(
                 f"oft cannot act on {name}, which is a {type(module).__name__}",
@@ -132,14 +155,25 @@ def check_targets(plan: Plan, model: PreTrainedModel, ends: Iterable[str]) -> No
                 why="peft's OFT has layers for torch's linear and embedding layers, and for some that are quantised",
                 remedy="set finetuning_type: lora, or name other modules in oft_target",
             )
-        width = int(getattr(module, "in_features", 0) or getattr(module, "embedding_dim", 0))
-        if width % size:
-            divisors = [number for number in (256, 128, 64, 32, 16, 8, 4, 2) if width % number == 0]
-            raise ConfigError(
-                f"{key}: {size} does not divide the {width} inputs of {name}",
-                where=str(plan.sources.get(key, "")),
-                remedy=f"{key} can be {', '.join(map(str, divisors)) or width}",
-            )
+        widths[name] = int(getattr(module, "in_features", 0) or getattr(module, "embedding_dim", 0))
+    check_blocks(plan, widths)
+
+
+def check_blocks(plan: Plan, widths: Mapping[str, int]) -> None:
+    """Refuse blocks that do not divide the inputs of each layer.
+
+    Raises:
+        ConfigError: naming a layer, and what divides them all.
+    """
+    key, size = plan.of(OftOptions).size
+    if uneven := [name for name, width in widths.items() if width % size]:
+        common = gcd(*widths.values())
+        divisors = [number for number in (256, 128, 64, 32, 16, 8, 4, 2) if common % number == 0]
+        raise ConfigError(
+            f"{key}: {size} does not divide the {widths[uneven[0]]} inputs of {uneven[0]}",
+            where=str(plan.sources.get(key, "")),
+            remedy=f"{key} can be {', '.join(map(str, divisors)) or common}",
+        )
 
 
 def _form(config: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 from typing import TYPE_CHECKING, Final, cast
 
 from pydantic import Field
@@ -10,10 +11,11 @@ from pydantic import Field
 from ft.errors import ConfigError
 from ft.quantization import stored_bytes
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
+from ft_plugins.models._headers import inputs_of
 from ft_plugins.quantizers import _common
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
     from torch import nn
@@ -45,6 +47,10 @@ def ft_options() -> type[PluginOptions]:
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "hqq", tuple(STORED))
     yield from _common.sharding_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+    try:
+        _check_rows(plan, inputs_of(plan) if _common.bits_of(plan) else {})
+    except ConfigError as error:
+        yield Problem(error.what, error.why, error.remedy, ("hqq_group_size", "quantization_method"))
 
 
 @hookimpl
@@ -63,7 +69,7 @@ def ft_quantize_model(run: Run, model: PreTrainedModel) -> Change:
     """
     bits, group, device = _common.bits_of(run.plan), run.plan.of(HqqOptions).hqq_group_size, _common.device_of(run.plan)
     layers, before = _common.linear_layers(model), stored_bytes(model)
-    _check_rows(layers, group, str(run.plan.sources.get("hqq_group_size", "")))
+    _check_rows(run.plan, {name: layer.in_features for name, layer in layers.items()})
     for name, layer in layers.items():
         model.set_submodule(name, _quantised(layer, bits, group, device))
     return _common.quantised(run.plan, model, f"hqq-{bits}", f"groups of {group}", before)
@@ -82,13 +88,14 @@ def _quantised(layer: nn.Linear, bits: int, group: int, device: torch.device) ->
     return cast("nn.Module", quantised)
 
 
-def _check_rows(layers: dict[str, nn.Linear], group: int, where: str) -> None:
-    uneven = {name: layer.in_features for name, layer in layers.items() if layer.in_features % group}
+def _check_rows(plan: Plan, rows: Mapping[str, int]) -> None:
+    group = plan.of(HqqOptions).hqq_group_size
+    uneven = {name: size for name, size in rows.items() if size % group}
     if uneven:
-        name, size = next(iter(uneven.items()))
+        (name, size), common = next(iter(uneven.items())), gcd(*rows.values())
         raise ConfigError(
             f"hqq_group_size: {group} does not divide the rows of {len(uneven)} layers",
-            where=where,
+            where=str(plan.sources.get("hqq_group_size", "")),
             why=f"{name} has rows of {size} weights",
-            remedy="set hqq_group_size to " + " or ".join(str(g) for g in (128, 64, 32, 16, 8) if not size % g),
+            remedy="set hqq_group_size to " + " or ".join(str(g) for g in (128, 64, 32, 16, 8) if not common % g),
         )

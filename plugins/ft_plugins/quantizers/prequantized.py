@@ -11,8 +11,8 @@ from ft.errors import ConfigError
 from ft.options import ModelOptions
 from ft.quantization import quantised_files, quantization_of
 from ft_hookspecs import Change, Problem, hookimpl
+from ft_plugins.models._headers import files_config
 from ft_plugins.quantizers import _common
-from ft_plugins.quantizers._files import files_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,6 +12,8 @@ from ft_hookspecs import Run
 
 PLANNING = {
     "rank 0": ("lora_rank: 0", "lora_rank", "at least 1"),
+    "unknown adapter": ("finetuning_type: lorra", "called 'lorra'", "did you mean 'lora'?"),
+    "unknown quantizer": ("quantization_bit: 4\nquantization_method: awq", "called 'awq'", "install the distribution"),
     "no layer": (
         "finetuning_type: freeze\nfreeze_trainable_layers: 0",
         "freeze_trainable_layers: 0",
@@ -30,42 +32,76 @@ PLANNING = {
     ),
     "no descriptions": ("init_special_tokens: desc_init", "needs descriptions", "new_special_tokens_config"),
     "somebody else's key": ("oft_rank: 4", "option of the plugin adapters:oft", "set finetuning_type: oft"),
+    "tokens twice": ("add_tokens: [<a>, <b>]\nadd_special_tokens: [<b>]", "both name <b>", "in one of them"),
+    "no file of tokens": ("new_special_tokens_config: nowhere.yaml", "cannot be read", "a line a token"),
+    "unknown module": ("lora_target: [q_proj, vproj]", "vproj", "did you mean v_proj?"),
+    "unknown whole module": ("additional_target: [norn]", "norn", "did you mean norm?"),
+    "modules of another model": ("lora_target: query_key_value", "named down_proj, embed_tokens", "lora_target: all"),
+    "unknown module of freeze": ("finetuning_type: freeze\nfreeze_trainable_modules: [mpl]", "mpl", "mean mlp?"),
+    "module inside the layers": ("finetuning_type: freeze\nfreeze_extra_modules: [mlp]", "'mlp'", "name some of them"),
+    "too many layers": ("finetuning_type: freeze\nfreeze_trainable_layers: -3", "has 2 layers", "at most 2"),
+    "unequal groups": (
+        "finetuning_type: freeze\nuse_llama_pro: true\nfreeze_trainable_layers: 3",
+        "has 2 layers",
+        "at most 2",
+    ),
+    "unknown module of oft": ("finetuning_type: oft\noft_target: [q_porj]", "q_porj", "mean q_proj?"),
+    "blocks that do not divide": ("finetuning_type: oft\noft_block_size: 48", "does not divide the", "be 64, 32, 16"),
+    "a norm": ("finetuning_type: oft\noft_target: [norm]", "'norm'", "oft_target: all"),
 }
 SURGERY = {
-    "unknown module": ("lora_target: [q_proj, vproj]", "vproj", "v_proj"),
-    "unknown module of freeze": ("finetuning_type: freeze\nfreeze_trainable_modules: [mpl]", "mpl", "mlp"),
-    "unknown module of oft": ("finetuning_type: oft\noft_target: [q_porj]", "q_porj", "q_proj"),
     "embeddings of PiSSA": ("pissa_init: true\nlora_target: [embed_tokens]", "no linear layer", "take pissa_init out"),
     "rank of PiSSA": ("pissa_init: true\nlora_rank: 33", "32 at most", "at most 32"),
-    "blocks that do not divide": ("finetuning_type: oft\noft_block_size: 48", "does not divide the 64", "32, 16, 8"),
-    "a norm": ("finetuning_type: oft\noft_target: [norm]", "'norm'", "oft_target: all"),
-    "no file of tokens": ("new_special_tokens_config: nowhere.yaml", "cannot be read", "a line a token"),
 }
 
 
 @pytest.fixture
-def refusal(tiny_model_dir, tmp_path):
-    """The error that a configuration ends in."""
-
-    def of(text, model=tiny_model_dir):
+def config(tiny_model_dir, tmp_path):
+    def written(text, model=tiny_model_dir):
         path = tmp_path / "run.yaml"
         path.write_text(f"model_name_or_path: {model}\ndataset: x.json\noutput_dir: {tmp_path / 'out'}\n{text}\n")
+        return path
+
+    return written
+
+
+@pytest.fixture
+def refusal(config):
+    """The error that a configuration ends in when its model is loaded."""
+
+    def of(*what):
+        planned = make_plan(config(*what))
         with pytest.raises(FtError) as caught:
-            begin(path)
+            begin(*planned)
         return caught.value
 
     return of
 
 
-def begin(path):
-    plan, plugins = make_plan(path)
+def begin(plan, plugins):
     run = Run(plan)
     for phase in (lifecycle.find_model, lifecycle.load_model, lifecycle.change_model):
         phase(run, plugins)
 
 
-@pytest.mark.parametrize(("text", "says", "remedy"), [*PLANNING.values(), *SURGERY.values()], ids=[*PLANNING, *SURGERY])
-def test_it_is_refused_with_line_and_remedy(text, says, remedy, refusal):
+@pytest.mark.parametrize(("text", "says", "remedy"), PLANNING.values(), ids=PLANNING)
+def test_it_is_refused_while_planning_with_line_and_remedy(text, says, remedy, config):
+    with pytest.raises(FtError) as caught:
+        make_plan(config(text))
+    error = str(caught.value)
+    assert says in error
+    assert remedy in error
+    assert "run.yaml:" in error
+
+
+@pytest.mark.parametrize("keys", ["lora_target: lm_head", "additional_target: [lm_head, model.norm, layers.1.mlp]"])
+def test_names_that_the_files_have_otherwise_are_no_reason_to_refuse(keys, config, tmp_path):
+    """A head that is tied is in no file; modules hold others."""
+    make_plan(config(keys, save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)))
+
+
+@pytest.mark.parametrize(("text", "says", "remedy"), SURGERY.values(), ids=SURGERY)
+def test_it_is_refused_by_the_model_with_line_and_remedy(text, says, remedy, refusal):
     error = str(refusal(text))
     assert says in error
     assert remedy in error

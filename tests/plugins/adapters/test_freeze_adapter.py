@@ -87,6 +87,12 @@ def test_what_cannot_be_is_found_before_loading(values, key, run_of):
     assert problem.remedy
 
 
+def test_experts_inside_a_layer_are_no_layers(load):
+    model = load()
+    model.model.layers[0].mlp.experts = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(8))
+    assert freeze.find_layers(model) == ["model.layers.0", "model.layers.1"]
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_alone_loads_what_was_saved(tied, run_of, load, learn, logits, logits_elsewhere, tmp_path):
     folder = save_tiny_model(tmp_path / "base", tie_word_embeddings=tied)

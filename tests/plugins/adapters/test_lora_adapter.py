@@ -52,7 +52,8 @@ def test_only_what_is_claimed_trains(run_of, load):
     claimed = tuple(f"base_model.model.{module}." for module in change.modules)
     assert training
     assert all(name.startswith(claimed) for name in training)
-    assert change.summary.startswith("LoRA rank 8, alpha 16 on 19 layers: ")
+    assert change.summary.startswith("LoRA rank 8, alpha 16 on 15 layers: ")
+    assert {name for name in change.modules if name.endswith("norm")} == {"model.norm"}  # to peft, also all that end so
 
 
 def test_all_is_every_linear_layer_but_the_head(run_of, load):
