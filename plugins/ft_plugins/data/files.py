@@ -35,7 +35,7 @@ METADATA: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
-@hookimpl
+@hookimpl(trylast=True)  # takes any source
 def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row | Exception]:
     path = Path(source.location)
     if not path.is_absolute():

@@ -38,7 +38,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             )
 
 
-@hookimpl
+@hookimpl(trylast=True)  # takes any name
 def ft_resolve_model(plan: Plan, name: str) -> ModelFiles:
     """Fetch the model into the hub's own cache, and pin its commit.
 

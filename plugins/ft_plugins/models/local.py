@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import Plan
 
 
-@hookimpl
+@hookimpl(trylast=True)  # a path that does not exist is an error
 def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
     """The folder called ``name``; folders with a GGUF file and names that are no path are left to others.
 
@@ -47,7 +47,7 @@ def ft_locate_model(name: str) -> Path | None:
     return path if (path / "config.json").is_file() else None
 
 
-@hookimpl
+@hookimpl(trylast=True)  # takes any names
 def ft_add_adapters(plan: Plan, model: PreTrainedModel, names: list[str]) -> PreTrainedModel | nn.Module:
     """Adapters in folders or of the hub; all but the last are merged, as in a model that goes on training."""
     from ft_plugins import _saved_adapters
