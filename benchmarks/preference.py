@@ -132,9 +132,16 @@ def trl(setting: Setting, stage: str, *, cached: bool = False) -> Outcome:
     return recorder.outcome()
 
 
-def ft(setting: Setting, stage: str) -> Outcome:
-    """The trainer of the stage; the reference's log-probabilities are computed before the steps, from nothing."""
+def ft(setting: Setting, stage: str, *, fused: bool = False) -> Outcome:
+    """The trainer of the stage; the reference's log-probabilities are computed before the steps, from nothing.
+
+    Args:
+        setting: what the trainers share.
+        stage: dpo or kto.
+        fused: with the plugin ``fused_lora``. What its reference costs is not kept.
+    """
     from ft.training import Reference, precompute
+    from ft_plugins.accelerators import fused_lora
     from ft_plugins.stages._trainers.dpo import DpoTrainer
     from ft_plugins.stages._trainers.kto import KtoTrainer, Mismatched
     from ft_plugins.stages.dpo import DpoOptions
@@ -153,13 +160,17 @@ def ft(setting: Setting, stage: str) -> Outcome:
         arguments = TrainingArguments(
             **common(setting, folder), remove_unused_columns=False, per_device_eval_batch_size=len(setting.batches[0])
         )
-        trainer = kind(setting.model(), arguments, options=options, callbacks=[recorder])
+        model = setting.model()
+        if fused:
+            model = fused_lora.ft_accelerate_model(model).model
+        trainer = kind(model, arguments, options=options, callbacks=[recorder])
         trainer.reference = Reference.of_start(trainer.model)
         begun = time.process_time()
         without_partners = [{name: row[name] for name in row if not name.startswith("other_")} for row in own]
         data = Dataset.from_list(without_partners * REPEATS)
         known = precompute(run_in(folder), trainer, trainer.reference, data)["reference"][: len(own)]
-        setting.reference.append((time.process_time() - begun) / REPEATS)
+        if not fused:
+            setting.reference.append((time.process_time() - begun) / REPEATS)
         rows = [{**row, "reference": values} for row, values in zip(own, known, strict=True)]
         data = Dataset.from_list(rows)
         trainer.train_dataset = data if stage == "dpo" else WithTheirs(data, seed=0, cutoff_len=0)
@@ -212,7 +223,11 @@ def main(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     lengths = [[size * scale for size in sizes] for sizes in (UNEVEN if uneven else LENGTHS)]
     setting = Setting(folder, tokenizer, make_batches(tokenizer, stage, steps, lengths))
-    variants = {"trl": partial(trl, setting, stage), "ft": partial(ft, setting, stage)}
+    variants = {
+        "trl": partial(trl, setting, stage),
+        "ft": partial(ft, setting, stage),
+        "ft, fused_lora": partial(ft, setting, stage, fused=True),
+    }
     if stage == "dpo":  # kto's mismatched pairs cannot be cached where they are drawn anew
         variants["trl cached"] = partial(trl, setting, stage, cached=True)
     comparison = Comparison("float32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from html import escape
-from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ft import __version__
 from ft.config import redact
 from ft.options import RunOptions
+from ft.record import versions
 from ft.vocabulary import ADDED
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _merged(run: Run) -> list[str]:
 
 
 def _versions(run: Run) -> list[str]:
-    installed = [(name, metadata.version(name)) for name in LIBRARIES]
+    installed = [(name, version) for name, version in versions().items() if name in LIBRARIES]
     plugins = [(info.id, f"{info.distribution} {info.version}".strip()) for info in run.plan.plugins]
     return _table(("part", "version"), [("ft", __version__), *installed, *plugins])
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,8 @@ from ft.config import redact, redact_text
 from ft.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ft_hookspecs import Plan, Run
 
 RUN_FILE: Final = "run.json"
@@ -105,7 +108,7 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
         "config": redact(plan.values, plan.secrets),
         "sources": {key: str(source) for key, source in plan.sources.items()},
         "plugins": [{"id": info.id, "from": info.distribution, "version": info.version} for info in plan.plugins],
-        "versions": versions(),
+        "versions": dict(versions()),
         "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
         "model": None if run.model_files is None else run.model_files.description or run.model_files.path,
         "data": {split: vars(counts) for split, counts in run.counts.items()},
@@ -118,8 +121,9 @@ def describe(run: Run, status: str, started: float, error: BaseException | None)
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of ft, Python and the libraries that decide a result."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of ft, Python and the libraries that decide a result, read once: they are the ones in use."""
     found = {"ft": __version__, "python": sys.version.split()[0]}
     for name in LIBRARIES:
         try:

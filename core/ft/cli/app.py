@@ -232,6 +232,6 @@ def version(as_json: Json = False) -> None:
     if as_json:
         from ft.record import versions
 
-        echo_json(versions())
+        echo_json(dict(versions()))
     else:
         typer.echo(f"ft {ft.__version__}")

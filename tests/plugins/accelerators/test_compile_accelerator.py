@@ -79,7 +79,7 @@ def test_names_of_parameters_stay() -> None:
 def test_an_unknown_backend_is_refused() -> None:
     from ft_plugins.accelerators.compile import ft_accelerate_model
 
-    plan = {"torch_compile_backend": "inducter"}
+    plan = SimpleNamespace(get={"torch_compile_backend": "inducter"}.get, sources={})
     with pytest.raises(ConfigError, match="refuses the backend"):
         ft_accelerate_model(SimpleNamespace(plan=plan), tiny_model())
 
