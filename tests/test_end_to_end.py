@@ -140,6 +140,7 @@ def test_a_plugin_from_its_own_wheel(workplace: Path) -> None:
     assert {"id": "plugins:parrot", "from": "ft-parrot", "version": "1.2.3"} in record["plugins"]
 
 
+@pytest.mark.slow
 def test_a_plugin_from_its_own_wheel_is_blamed(workplace: Path) -> None:
     done = ft(workplace, *note("parrot-dies", "--plugin", "parrot", "--parrot_fails"))
     assert done.returncode == 3
@@ -155,7 +156,9 @@ def test_an_option_of_an_unselected_plugin_names_the_plugin(workplace: Path) -> 
     assert "--plugin plugins:parrot" in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_ends(workplace: Path, number: signal.Signals, code: int) -> None:
     out = workplace / f"stopped-{code}"
     line = [sys.executable, "-m", "ft", "run", *long_run(out.name)]

@@ -82,6 +82,7 @@ def test_every_optimizer_is_in_the_table():
     assert shipped - {"optim"} <= tested
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page(tmp_path, tiny_model_dir):
     """What docs/optimizers.md tells a third party to write passes it, too: run as the page says."""
     import subprocess
