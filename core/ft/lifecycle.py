@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft import surgery
+from ft.cores import share_cores
 from ft.errors import DataError, PluginError, Stopped
 from ft.other_models import load_other, rewarder
 from ft.quantization import quantizer
@@ -48,6 +49,7 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
     try:
         for note in plan.notes:
             tell(note)
+        share_cores(run)  # before torch is imported
         find_model(run, plugins)  # files and tokenizer: no weights yet
         prepare_data(run, plugins)  # rows → messages → token ids; bad data stops the run before weights are loaded
         estimate_memory(run, plugins)
