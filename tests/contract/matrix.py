@@ -77,7 +77,7 @@ ACCELERATORS: dict[str, Keys] = {
     "flash_attn": {"flash_attn": "fa2"},
     "liger": {"enable_liger_kernel": True},
     "unsloth": {"use_unsloth": True},
-    "compile": {"torch_compile": True},
+    "compile": {"torch_compile": True, "torch_compile_backend": "aot_eager"},
 }
 AXES: dict[str, dict[str, Keys]] = {
     "stage": STAGES,
@@ -85,6 +85,7 @@ AXES: dict[str, dict[str, Keys]] = {
     "quantizer": QUANTIZERS,
     "accelerator": ACCELERATORS,
 }
+SLOW_TO_IMPORT = ("trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsandbytes", "hqq.core.quantize")
 APART = {"prequantized": "needs a model that is quantised already"}
 """Plugins of the four kinds that are on no axis, and why."""
 
@@ -210,7 +211,8 @@ def judged(wanted: Iterable[Cell], *, carry_out: bool) -> Iterator[tuple[Cell, O
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run, data = Runs(always(save_tiny_model(folder / "model"), folder / "cache")), write_data(folder)
+        run = Runs(always(save_tiny_model(folder / "model"), folder / "cache"), preload=SLOW_TO_IMPORT)
+        data = write_data(folder)
         for cell in wanted:
             outcome = (judge if carry_out else refusal)(cell, run, data, folder / "out")
             shutil.rmtree(folder / "out", ignore_errors=True)
@@ -252,6 +254,8 @@ HEAD = """# What composes with what
 
 Every cell of stage × adapter × quantizer × accelerator, written by `make matrix` from what each did on a tiny Llama and
 a CPU: two steps, finite losses, every weight that trains moved and no other, and files that hold what the model holds.
+The cells of `compile` use its backend `aot_eager`, which differentiates and runs the compiled graphs as PyTorch does; the
+contract of accelerators shows Inductor.
 
 """
 

@@ -6,6 +6,7 @@ model costs a second, not ten.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -57,6 +58,8 @@ class Runs:
     always: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 240.0
     """Seconds after which the processes of a run are killed."""
+    preload: Sequence[str] = ()
+    """Further modules to import once for all runs: those of the first :class:`Runs` of a process count."""
 
     def __call__(
         self, keys: Mapping[str, Any], *, plugins: Sequence[str] = (), processes: int = 1, kill_after: int | None = None
@@ -74,16 +77,17 @@ class Runs:
         folder = Path(merged["output_dir"])
         printed = folder.with_name(f"{folder.name}.out")
         port = _free_port()
+        context = _context(self.preload)
         group = [
-            _context().Process(target=_run, args=(words, plugins, rank, processes, port, kill_after, str(printed)))
+            context.Process(target=_run, args=(words, plugins, rank, processes, port, kill_after, str(printed)))
             for rank in range(processes)
         ]
         return Outcome(folder, _await(group, self.timeout), printed.read_text(encoding="utf-8"))
 
 
-def _context() -> ForkServerContext:
+def _context(preload: Sequence[str]) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload([*PRELOADED, *preload])
     return context
 
 
@@ -139,6 +143,7 @@ def _carry_out(words: list[str], plugins: Sequence[str], kill_after: int | None)
     from ft.planning import make_plan
 
     torch.set_num_threads(1)
+    gc.freeze()  # transformers collects garbage after training: half of a short run, were all libraries walked
     try:
         plan, manager = make_plan(None, words, plugins)
         if kill_after is not None:
