@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,18 @@ def test_no_cell_fails():
     assert [cell.id for cell, outcome in matrix.outcomes().items() if outcome.verdict == "fails"] == []
 
 
-def test_the_slice_has_cells_of_all_sorts(run, data, tmp_path):
-    found = [matrix.refusal(cell, run, data, tmp_path / "out") for cell in SLICE]
-    assert {outcome.verdict if outcome else "runs" for outcome in found} >= {"runs", "refused", "gpu"}
-    assert all(outcome is None or outcome.why for outcome in found)
-    assert sum(outcome is None for outcome in found) >= 10
+def test_the_slice_has_cells_of_all_sorts():
+    found = Counter(matrix.outcomes()[cell].verdict for cell in SLICE)
+    assert found.keys() == {"works", "refused", "gpu"}
+    assert found["works"] >= 10
+
+
+def test_what_does_not_run_says_why():
+    assert [cell.id for cell, found in matrix.outcomes().items() if found.verdict != "works" and not found.why] == []
 
 
 @pytest.mark.parametrize("cell", SLICE, ids=lambda cell: cell.id)
 def test_a_cell_works_or_is_refused_while_planning(cell, run, data, tmp_path):
     outcome = matrix.judge(cell, run, data, tmp_path / "out")
     assert outcome.verdict != "fails", outcome.why
-    if cell in matrix.outcomes():
-        assert outcome == matrix.outcomes()[cell]
+    assert outcome == matrix.outcomes()[cell]

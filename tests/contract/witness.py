@@ -11,6 +11,8 @@ from ft_hookspecs import StashKey, hookimpl
 
 ft_api_version = 1
 START: StashKey[dict] = StashKey("values before the first step")
+WITHOUT_EFFECT = {"rm": "v_head.summary.bias"}
+"""What trains and cannot move: a bias is in both scores of a pair, and the loss knows their difference alone."""
 
 
 @hookimpl
@@ -31,9 +33,10 @@ def ft_run_finished(run):
     start = run.stash[START]
     trains = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
     moved = {name for name, tensor in _tensors(run.model) if not torch.equal(tensor, start[name])}
+    idle = WITHOUT_EFFECT.get(run.plan.get("stage"))
     report = {
         "trains": len(trains),
-        "still": sorted(trains - moved),
+        "still": sorted(name for name in trains - moved if not idle or not name.endswith(idle)),
         "stray": sorted(moved - trains),
         "unlike": _unlike(run),
     }
