@@ -104,7 +104,7 @@ def merge_load_options(parts: Iterable[tuple[PluginInfo, Mapping[str, Any] | Non
                 raise PluginError(
                     f"plugins {first} and {info} load the model differently: {name}",
                     why=f"{first.name} wants {wanted!r}, {info.name} wants {value!r}",
-                    remedy=f"leave one out: --no-plugin {first.name} or --no-plugin {info.name}",
+                    remedy=f"leave {first.name} or {info.name} out",
                 )
     return {name: value for name, (_, value) in merged.items()}
 

@@ -33,7 +33,7 @@ def check_claims(claimed: dict[str, PluginInfo], info: PluginInfo, change: Chang
         if module in claimed:
             raise PluginError(
                 f"plugins {claimed[module]} and {info} both change the module {module!r}",
-                remedy=f"leave one out: --no-plugin {claimed[module].name} or --no-plugin {info.name}",
+                remedy=f"leave {claimed[module].name} or {info.name} out",
             )
         claimed[module] = info
 

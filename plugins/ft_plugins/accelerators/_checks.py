@@ -20,20 +20,20 @@ def on_gpu(plan: Plan, machine: Devices | None = None) -> bool:
     return not plan.get("use_cpu") and (machine or devices()).cuda > 0
 
 
-def needs_gpu(plan: Plan, what: str, why: str, remedy: str, key: str) -> Iterator[Problem]:
-    """``what`` does not run on a CPU."""
+def needs_gpu(plan: Plan, what: str, why: str, key: str, otherwise: str) -> Iterator[Problem]:
+    """``what`` does not run on a CPU; ``otherwise`` is a value of ``key`` that does."""
     if not on_gpu(plan):
+        remedy = f"set {key}: {otherwise}" if plan.is_set(key) else f"leave {what} out of the plugins"
         place = "use_cpu asks for the CPU" if plan.get("use_cpu") else f"this run computes on: {devices().description}"
-        yield Problem(f"{what} needs an NVIDIA GPU", f"{why}; {place}", remedy, (key, "use_cpu"), 5)
+        listed = ("plugins",) if what in (plan.get("plugins") or ()) else ()
+        yield Problem(f"{what} needs an NVIDIA GPU", f"{why}; {place}", remedy, (key, *listed, "use_cpu"), 5)
 
 
 def apart(plan: Plan, name: str, others: Mapping[str, str], keys: tuple[str, ...] = ()) -> Iterator[Problem]:
     """The accelerators that ``name`` cannot be combined with, each with the reason."""
     for other, why in others.items():
         if plan.has("accelerators", other):
-            yield Problem(
-                f"{name} cannot be combined with {other}", why, f"keep one: --no-plugin {other}", (*keys, "plugins")
-            )
+            yield Problem(f"{name} cannot be combined with {other}", why, "keep one of the two", (*keys, "plugins"))
 
 
 def sharded(plan: Plan, name: str, why: str) -> Iterator[Problem]:
@@ -50,7 +50,7 @@ def lora_only(plan: Plan, name: str, *, why: str) -> Iterator[Problem]:
         yield Problem(
             f"{name} cannot be combined with finetuning_type: {adapter.name}",
             why=why,
-            remedy=f"set finetuning_type: lora, or --no-plugin {name}",
+            remedy=f"set finetuning_type: lora, or leave {name} out",
             keys=("finetuning_type",),
         )
     for key, added in (("use_dora", "the norm of each row"), ("lora_dropout", "dropout before the update")):
@@ -58,7 +58,7 @@ def lora_only(plan: Plan, name: str, *, why: str) -> Iterator[Problem]:
             yield Problem(
                 f"{name} cannot be combined with {key}: {str(plan.get(key)).lower()}",
                 why=f"its kernels do not compute {added}",
-                remedy=f"take {key} out, or --no-plugin {name}",
+                remedy=f"take {key} out, or leave {name} out",
                 keys=(key,),
             )
 
@@ -70,6 +70,6 @@ def quantised(plan: Plan, name: str, *, why: str, allowed: str = "") -> Iterator
         yield Problem(
             f"{name} cannot be combined with the quantizer {found.name}",
             why=why,
-            remedy=f"leave quantisation out, or --no-plugin {name}",
+            remedy=f"leave quantisation out, or leave {name} out",
             keys=("quantization_method", "quantization_bit"),
         )

@@ -63,7 +63,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     """Kernels for half precision on a GPU, in packed batches."""
     kernel = kernel_of(plan)
     why = "FlashAttention and cuDNN are CUDA kernels; on a CPU packed batches already attend by PyTorch's SDPA"
-    yield from _checks.needs_gpu(plan, NAMES[kernel], why, "set flash_attn: auto", "flash_attn")
+    yield from _checks.needs_gpu(plan, NAMES[kernel], why, "flash_attn", "auto")
     if _checks.on_gpu(plan):
         yield from _machine_problems(kernel)
     if plan.get("attention") == "padded":
@@ -77,7 +77,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
         yield Problem(
             f"the plugin flash_attn contradicts flash_attn: {asked}",
             why=f"{asked} asks for another kernel",
-            remedy="set flash_attn: fa2, or leave the plugin out: --no-plugin flash_attn",
+            remedy="set flash_attn: fa2, or leave flash_attn out of the plugins",
             keys=("flash_attn",),
         )
     if (stage := plan.get("stage")) in ("grpo", "rloo"):

@@ -45,7 +45,7 @@ def ft_accelerate_model(model: nn.Module) -> Change:
         raise ConfigError(
             "fused_lora finds no layer to fuse",
             why=f"the model has {len(layers)} LoRA layers, none plain and on a plain frozen matrix",
-            remedy="take it out: --no-plugin fused_lora",
+            remedy="leave it out of the plugins",
         )
     for name in fused:
         fuse(layers[name])

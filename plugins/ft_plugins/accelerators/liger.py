@@ -47,7 +47,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     """Triton needs a GPU; the loss is the engine's."""
     key = "enable_liger_kernel"
     yield from _checks.needs_gpu(
-        plan, "liger", "its kernels are written in Triton, which compiles for GPUs", f"set {key}: false", key
+        plan, "liger", "its kernels are written in Triton, which compiles for GPUs", key, "false"
     )
     if _checks.on_gpu(plan) and find_spec("liger_kernel") is None:
         yield Problem("liger-kernel is not installed", remedy=PACKAGE, keys=(key,), exit_code=5)

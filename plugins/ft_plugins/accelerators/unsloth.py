@@ -31,7 +31,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     """Kernels for plain LoRA, on plain or bitsandbytes 4-bit weights, on a GPU."""
     key = "use_unsloth"
     yield from _checks.needs_gpu(
-        plan, "unsloth", "its kernels are written in Triton, which compiles for GPUs", f"set {key}: false", key
+        plan, "unsloth", "its kernels are written in Triton, which compiles for GPUs", key, "false"
     )
     if _checks.on_gpu(plan) and find_spec("unsloth") is None:
         yield Problem("unsloth is not installed", remedy=PACKAGE, keys=(key,), exit_code=5)
