@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from ft_hookspecs import PluginInfo
+    from ft_hookspecs import PluginInfo, Problem
 
 EXIT_DONE: Final = 0
 EXIT_INTERRUPTED: Final = 130
@@ -145,3 +145,14 @@ def did_you_mean(word: str, known: Iterable[object], limit: int = 1) -> str:
 def first_line(error: BaseException) -> str:
     """The first line that a foreign error says, or the name of its type when it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def refusals(ask: Callable[[], object], *keys: str) -> list[Problem]:
+    """What ``ask`` refuses later on, found while planning: its :class:`ConfigError` as a problem of these keys."""
+    from ft_hookspecs import Problem
+
+    try:
+        ask()
+    except ConfigError as error:
+        return [Problem(error.what, error.why, error.remedy, keys)]
+    return []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, refusals
 from ft_hookspecs import PluginOptions, Problem, StashKey
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ def vocabulary_problems(plan: Plan) -> Iterator[Problem]:
             remedy="give new_special_tokens_config, or take init_special_tokens out",
             keys=("init_special_tokens",),
         )
-    try:
-        _described(plan)
-    except ConfigError as error:
-        yield Problem(error.what, error.why, error.remedy, ("new_special_tokens_config",))
+    yield from refusals(lambda: _described(plan), "new_special_tokens_config")
     if twice := sorted(set(plan.get("add_tokens") or ()) & set(plan.get("add_special_tokens") or ())):
         yield Problem(
             f"add_tokens and add_special_tokens both name {', '.join(twice)}",

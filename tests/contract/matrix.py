@@ -85,6 +85,8 @@ AXES: dict[str, dict[str, Keys]] = {
     "quantizer": QUANTIZERS,
     "accelerator": ACCELERATORS,
 }
+SLOW = frozenset({"compile"})
+"""Accelerators whose cells take ten times as long as the others."""
 SLOW_TO_IMPORT = ("trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer", "bitsandbytes", "hqq.core.quantize")
 APART = {"prequantized": "needs a model that is quantised already"}
 """Plugins of the four kinds that are on no axis, and why."""
@@ -192,7 +194,7 @@ def main(
     """Judge cells that have no outcome yet, and write the page."""
     kept = {} if only else outcomes()
     left = [cell for cell in cells(only or ()) if cell not in kept and not write]
-    left.sort(key=lambda cell: "compile" in cell)  # ten times as long as the others
+    left.sort(key=lambda cell: cell[-1] in SLOW)
     for number, (cell, outcome) in enumerate(judged(left, carry_out=not refused)):
         print(f"{MARKS[outcome.verdict]} {cell.id}  {outcome.why}", flush=True)
         kept[cell] = outcome

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ft.errors import ConfigError, nearest
-from ft_hookspecs import Problem
+from ft.errors import ConfigError, nearest, refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import ModelShape, Plan
+    from ft_hookspecs import ModelShape, Plan, Problem
 
 ALL: Final = "all"
 HEAD: Final = "lm_head"
@@ -103,16 +102,7 @@ def problems(plan: Plan, shape: ModelShape | None, key: str, *, whole: bool = Fa
     if shape is None:
         return []
     known = modules_in(shape) if whole else matrices_in(shape)
-    return complaints(key, lambda: match(plan.get(key) or (), known, key, every=None if whole else known))
-
-
-def complaints(key: str, ask: Callable[[], object]) -> list[Problem]:
-    """What the model would be told when it is loaded, told of ``key`` while planning."""
-    try:
-        ask()
-    except ConfigError as error:
-        return [Problem(error.what, error.why, error.remedy, (key,))]
-    return []
+    return refusals(lambda: match(plan.get(key) or (), known, key, every=None if whole else known), key)
 
 
 def shortest(model: PreTrainedModel, found: Collection[str], *, whole: bool = False) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import Field
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, refusals
 from ft.modeling import trainable_report
 from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
@@ -81,12 +81,12 @@ def _check_files(plan: Plan) -> Iterable[Problem]:
     if (shape := shape_of(plan)) is None:
         return
     known, holder = _targets.modules_in(shape), "model.layers"
-    too_many = _targets.complaints("freeze_trainable_layers", lambda: chosen_layers(plan, shape.layers))
-    yield from too_many or _targets.complaints(
-        "freeze_trainable_modules",
+    too_many = refusals(lambda: chosen_layers(plan, shape.layers), "freeze_trainable_layers")
+    yield from too_many or refusals(
         lambda: [parts(plan, known, f"{holder}.{number}") for number in chosen_layers(plan, shape.layers)],
+        "freeze_trainable_modules",
     )
-    yield from _targets.complaints("freeze_extra_modules", lambda: extra_modules(plan, known, holder))
+    yield from refusals(lambda: extra_modules(plan, known, holder), "freeze_extra_modules")
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, refusals
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _estimate, _peft, _targets
 from ft_plugins.models._headers import inputs_of
@@ -84,7 +84,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
         every = inputs_of(plan)
         names = every if _targets.ALL in options.oft_target else _targets.meant(every, options.oft_target)
         asked = {name: every[name] for name in names}
-        yield from _targets.complaints(options.size[0], lambda: check_blocks(plan, asked))
+        yield from refusals(lambda: check_blocks(plan, asked), options.size[0])
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pydantic import Field
 
-from ft.errors import ConfigError
+from ft.errors import ConfigError, refusals
 from ft.quantization import stored_bytes
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.models._headers import inputs_of
@@ -47,10 +47,11 @@ def ft_options() -> type[PluginOptions]:
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "hqq", tuple(STORED))
     yield from _common.sharding_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
-    try:
-        _check_rows(plan, inputs_of(plan) if _common.bits_of(plan) else {})
-    except ConfigError as error:
-        yield Problem(error.what, error.why, error.remedy, ("hqq_group_size", "quantization_method"))
+    yield from refusals(
+        lambda: _check_rows(plan, inputs_of(plan) if _common.bits_of(plan) else {}),
+        "hqq_group_size",
+        "quantization_method",
+    )
 
 
 @hookimpl

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.data import answer_room
-from ft.errors import ConfigError
-from ft_hookspecs import Problem
+from ft.errors import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Plan, Problem, Run
 
 POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 """How a rollout draws unless the keys are set: the losses compare the probabilities that answers were drawn from."""
@@ -19,10 +18,7 @@ POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "to
 
 def room_problems(plan: Plan) -> Iterator[Problem]:
     """Answers that are to be so long that ``cutoff_len`` holds no prompt beside them."""
-    try:
-        answer_room(plan)
-    except ConfigError as error:
-        yield Problem(error.what, error.why, error.remedy, keys=("max_new_tokens", "cutoff_len"))
+    yield from refusals(lambda: answer_room(plan), "max_new_tokens", "cutoff_len")
 
 
 def tell_idle_keys(run: Run, *, generates: bool) -> None:
