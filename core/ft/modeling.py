@@ -159,7 +159,8 @@ def _access(files: ModelFiles, plan: Plan) -> dict[str, Any]:
     """What transformers needs to find the files, and nothing about what they become."""
     model = plan.of(ModelOptions)
     known = {"gguf_file": files.gguf_file, "revision": files.revision, "token": model.hf_hub_token}
-    return {"trust_remote_code": model.trust_remote_code, **{key: value for key, value in known.items() if value}}
+    trusted = model.trust_remote_code and files.own_code
+    return {"trust_remote_code": trusted, **{key: value for key, value in known.items() if value}}
 
 
 @contextmanager

@@ -56,13 +56,15 @@ class Stash:
 class ModelFiles:
     """Where a model's files lie once found: a folder in the Hugging Face layout, or one GGUF file inside a folder.
 
-    ``path`` is the folder, or a hub id when transformers itself should fetch. ``revision`` pins a hub id.
+    ``path`` is the folder, or a hub id when transformers itself should fetch. ``revision`` pins a hub id. Without
+    ``own_code`` no Python code of the files runs, whatever ``trust_remote_code`` says.
     """
 
     path: str
     gguf_file: str | None = None
     revision: str | None = None
     description: str = ""
+    own_code: bool = True
 
 
 @dataclass(frozen=True, slots=True)

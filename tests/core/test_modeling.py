@@ -51,6 +51,22 @@ def test_options_of_plugins_win_and_a_choice_is_told(folder, plan):
     assert len(notes) == 1
 
 
+def test_code_of_the_files_runs_only_where_the_plan_and_the_files_allow_it(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (folder / "own.py").write_text("from transformers import LlamaForCausalLM as Own\n\nclass Mine(Own):\n    pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "own.Mine"}}))
+
+    def loaded(own_code, trust_remote_code):
+        options = ModelOptions(model_name_or_path="x", dtype="float32", trust_remote_code=trust_remote_code)
+        plan = Plan(options.model_dump(), {}, (), (options,), None)
+        return type(modeling.load_model(ModelFiles(str(folder), own_code=own_code), {}, plan)).__name__
+
+    assert loaded(own_code=True, trust_remote_code=True) == "Mine"
+    assert loaded(own_code=False, trust_remote_code=True) == "LlamaForCausalLM"
+    assert loaded(own_code=True, trust_remote_code=False) == "LlamaForCausalLM"
+
+
 def test_a_weight_that_the_files_lack_is_an_error(folder, plan):
     weights = load_file(folder / "model.safetensors")
     del weights["model.norm.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -105,9 +106,47 @@ def test_two_revisions_are_an_error(hub, plan_of):
         ft_resolve_model(plan_of("org/model@a", model_revision="b"), "org/model@a")
 
 
-def test_remote_code_needs_a_pinned_commit(plan_of, tmp_path):
-    assert list(ft_check(plan_of("org/model"))) == []
-    assert list(ft_check(plan_of(str(tmp_path), trust_remote_code=True))) == []
-    assert list(ft_check(plan_of("org/model", trust_remote_code=True, model_revision=COMMIT))) == []
-    (problem,) = ft_check(plan_of("org/model", trust_remote_code=True))
-    assert "trust_remote_code" in problem.keys
+def bring_code(folder, file="config.json"):
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_runs_from_a_pinned_commit_alone(file, hub, plan_of):
+    bring_code(save_tiny_model(hub.folder), file)
+    with pytest.raises(
+        ConfigError, match="trust_remote_code would run whatever code stands at revision 'main'"
+    ) as caught:
+        ft_resolve_model(plan_of("org/model", trust_remote_code=True), "org/model")
+    assert caught.value.where == "run.yaml:1"
+    assert file in caught.value.why
+    assert f"model_revision: {COMMIT}" in caught.value.remedy
+    assert "*.safetensors" not in hub.asked["allow_patterns"], "nothing large was fetched"
+    assert "*.py" not in hub.asked["allow_patterns"]
+    files = ft_resolve_model(plan_of("org/model", trust_remote_code=True, model_revision=COMMIT), "org/model")
+    assert files.own_code
+    assert "*.py" in hub.asked["allow_patterns"]
+
+
+def test_a_model_without_code_needs_no_commit_for_it(hub, plan_of):
+    save_tiny_model(hub.folder)
+    files = ft_resolve_model(plan_of("org/model", trust_remote_code=True), "org/model")
+    assert not files.own_code, "not even a custom_generate folder runs"
+    assert "*.py" not in hub.asked["allow_patterns"]
+
+
+def test_planning_says_so_where_the_cache_has_the_model(plan_of, tmp_path, monkeypatch):
+    folder = save_tiny_model(tmp_path / "models--org--model" / "snapshots" / COMMIT)
+    (tmp_path / "models--org--model" / "refs").mkdir()
+    (tmp_path / "models--org--model" / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    plan = plan_of("org/model", trust_remote_code=True)
+    assert not list(ft_check(plan))
+    bring_code(folder)
+    (problem,) = ft_check(plan)
+    assert problem.keys == ("trust_remote_code", "model_revision")
+    assert COMMIT in problem.remedy
+    assert not list(ft_check(plan_of("org/model")))
+    assert not list(ft_check(plan_of("org/model", trust_remote_code=True, model_revision=COMMIT)))
+    assert not list(ft_check(plan_of("org/absent", trust_remote_code=True)))
+    assert not list(ft_check(plan_of(str(tmp_path), trust_remote_code=True)))
