@@ -5,7 +5,7 @@ bitsandbytes. HQQ has a scale and a zero for 64 weights, here in fp32. Random we
 model that was trained far less.
 """
 
-from ft.testing.contracts.quantizers import QuantizerContract
+from ft.testing.contracts import QuantizerContract
 
 
 class TestBnb4(QuantizerContract):

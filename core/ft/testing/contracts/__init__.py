@@ -20,16 +20,25 @@ if TYPE_CHECKING:
     from ft.testing.contracts.adapters import AdapterContract
     from ft.testing.contracts.loggers import LoggerContract
     from ft.testing.contracts.optimizers import OptimizerContract
+    from ft.testing.contracts.quantizers import QuantizerContract
 
 CLASSES: Final = {
     "AcceleratorContract": "accelerators",
     "AdapterContract": "adapters",
     "LoggerContract": "loggers",
     "OptimizerContract": "optimizers",
+    "QuantizerContract": "quantizers",
 }
 """Each class and the module that it stands in, imported when it is asked for."""
 
-__all__ = ["CLASSES", "AcceleratorContract", "AdapterContract", "LoggerContract", "OptimizerContract"]
+__all__ = [
+    "CLASSES",
+    "AcceleratorContract",
+    "AdapterContract",
+    "LoggerContract",
+    "OptimizerContract",
+    "QuantizerContract",
+]
 
 
 def __getattr__(name: str) -> Any:
