@@ -6,20 +6,21 @@ needs values and values need the plugins' options, so the keys that select are r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft.choosing import Chooser, choose
 from ft.combinations import combination_problems
 from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
 from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
-from ft.plugins import PluginManager, disabled_plugins, find_plugins, find_selectors, select
+from ft.plugins import PluginManager, exclusions, find_plugins, find_selectors
 from ft.record import check_output_dir
 from ft.resuming import check_resumed
 from ft.training.precision import precision_problems
 from ft.vocabulary import VocabularyOptions
-from ft_hookspecs import Plan, PluginOptions, Problem, Selection
+from ft_hookspecs import Plan, PluginOptions, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,10 +81,12 @@ class Composition:
     found: Found
     manager: PluginManager
     models: tuple[Owned, ...]
+    notes: tuple[str, ...] = ()
 
     def resolve(self) -> Resolved:
         """Every value with its source, or everything that is wrong."""
-        return resolve(self.settings, self.models, owner_of=key_owner(self.found, self.manager.infos))
+        found = resolve(self.settings, self.models, owner_of=key_owner(self.found, self.manager.infos))
+        return replace(found, notes=(*self.notes, *found.notes))
 
 
 def compose(
@@ -98,24 +101,23 @@ def compose(
     Raises:
         PluginError: a plugin cannot be had; what else can be judged without it is reported beside it.
     """
-    settings = gather(config_path, arguments, environ)
-    disabled = (*excluded, *disabled_plugins(environ))
-    found, manager, selectors = find_plugins(), PluginManager(), find_selectors(disabled)
+    settings, out = gather(config_path, arguments, environ), exclusions(excluded, environ)
+    found, manager, selectors = find_plugins(), PluginManager(), find_selectors([each.word for each in out])
     base = (*CORE, *((selector.options, selector.owner) for selector in selectors))
-    choosing = resolve(settings, base, partial=True).values
-    if measures_only(choosing):
+    chooser = Chooser(base, selectors, plugins)
+    if measures_only(chooser.values(settings)):
         settings = settings.by_default("do_train", False, "default where do_eval or do_predict is asked for")
-    wishes = [wish for selector in selectors for wish in selector.select({**settings.given(), **choosing})]
-    wishes += [Selection(name, f"plugins: {name}") for name in choosing.get("plugins") or ()]
-    wishes += [Selection(name, f"--plugin {name}") for name in plugins]
     try:
-        for info in select(found, wishes, disabled):
+        choice = choose(settings, chooser, found, out)
+        for info in choice.plugins:
             manager.load(info)
     except FtError as error:
         if place := settings.place(error.where.partition(":")[0]):
             error.where = f"{place}: {error.where}"  # a wish for a plugin says its key and value
         raise with_other_problems(error, settings, (*base, trainer_model(base))) from error
-    return Composition(settings, found, manager, option_models(base, manager))
+    models = option_models(base, manager)
+    choice = choice.without_options({key for model, _ in models for key in model.model_fields})
+    return Composition(choice.settings, found, manager, models, choice.notes)
 
 
 def measures_only(values: Mapping[str, Any]) -> bool:

@@ -149,11 +149,12 @@ def _quantizers(values: Mapping[str, Any]) -> Iterator[Selection]:
 
 def _loggers(names: Iterable[str]) -> Iterator[Selection]:
     """The named loggers; for ``all`` every one that has no key of its own and whose packages are installed."""
-    if "all" in names:
+    every = "all" in names
+    if every:
         names = [entry.name for entry in loggers() if entry.name not in missing()]
     for name in names:
         if name not in ("none", *_ALWAYS["loggers"]):
-            yield Selection(f"loggers:{name}", f"report_to: {name}", "loggers")
+            yield Selection(f"loggers:{name}", f"report_to: {name}", "loggers", default=every)
 
 
 def _model_sources(name: str) -> Iterator[Selection]:

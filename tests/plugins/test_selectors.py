@@ -32,7 +32,6 @@ def test_what_is_selected_when_nothing_is_said() -> None:
         ({"stage": "lab/mine.py"}, "lab/mine.py"),
         ({"stage": "lab.mine"}, "lab.mine"),
         ({"report_to": ["tensorboard"]}, "loggers:tensorboard"),
-        ({"report_to": ["all"]}, "loggers:tensorboard"),
         ({"plot_loss": True}, "loggers:plot_loss"),
         ({"quantization_bit": 4}, "quantizers:bnb"),
         ({"quantization_bit": 4, "quantization_method": "hqq"}, "quantizers:hqq"),
@@ -84,8 +83,10 @@ def test_where_a_model_is_looked_for(name: str, sources: list[str]) -> None:
     assert found == sources
 
 
-def test_all_leaves_out_what_has_its_own_key() -> None:
-    assert "loggers:plot_loss" not in chosen(report_to=["all"])
+def test_all_leaves_out_what_has_its_own_key_and_insists_on_none() -> None:
+    found = {each.plugin: each for each in select({"model_name_or_path": "m", "report_to": ["all"]})}
+    assert "loggers:plot_loss" not in found
+    assert found["loggers:tensorboard"].default
 
 
 @pytest.mark.parametrize(

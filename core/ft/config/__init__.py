@@ -4,8 +4,8 @@
 transformers, and reading the options of ``TrainingArguments`` does not either.
 """
 
-from ft.config.legacy import answered_keys
-from ft.config.owners import key_owner
+from ft.config.legacy import answered_keys, todays_name
+from ft.config.owners import declared_keys, key_owner
 from ft.config.resolve import Resolved, resolve
 from ft.config.schema import json_schema
 from ft.config.secrets import is_secret, redact, redact_text
@@ -16,6 +16,7 @@ __all__ = [
     "Resolved",
     "Settings",
     "answered_keys",
+    "declared_keys",
     "gather",
     "is_secret",
     "json_schema",
@@ -23,5 +24,6 @@ __all__ = [
     "redact",
     "redact_text",
     "resolve",
+    "todays_name",
     "trainer_options",
 ]

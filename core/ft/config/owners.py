@@ -44,7 +44,10 @@ def key_owner(found: Installed, selected: Collection[PluginInfo]) -> Callable[[s
 
 
 def declared_keys(module: str) -> frozenset[str]:
-    """The option keys of a plugin module: the fields of the classes that its ``ft_options`` names, or of all it has."""
+    """The option keys of a plugin: the fields of the classes that its ``ft_options`` names, or of all it has.
+
+    ``module`` is a dotted name, or the path of a file.
+    """
     tree = _tree(module)
     if tree is None:
         return frozenset()
@@ -101,9 +104,9 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module | None:
-    spec = _spec(module)
     try:
-        return ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
+        source = module if module.endswith(".py") else getattr(_spec(module), "origin", None)
+        return ast.parse(Path(source).read_text(encoding="utf-8")) if source else None
     except (OSError, SyntaxError, ValueError):
         return None  # a broken plugin is judged when it is selected
 

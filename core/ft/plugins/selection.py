@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ft.errors import PluginError, did_you_mean
+from ft.plugins.exclusion import COMMAND_LINE, NEEDED, Exclusion, names_of
 from ft.plugins.in_house import in_house_plugin, is_in_house, looks_in_house
 from ft_hookspecs import KINDS, PluginInfo, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ft.plugins.finding import Found
 
 
-def disabled_plugins(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """What ``FT_DISABLE_PLUGINS`` names: a comma-separated list of names, ``kind:name`` or distributions."""
-    names = (name.strip() for name in environ.get("FT_DISABLE_PLUGINS", "").split(","))
-    return tuple(name for name in names if name)
-
-
 def select(found: Found, selections: Sequence[Selection], excluded: Collection[str] = ()) -> list[PluginInfo]:
-    """The plugins that ``selections`` name, in their order, each once.
+    """The plugins that ``selections`` name, in their order, each once; all of them said on the command line.
+
+    Raises:
+        PluginError: as for :meth:`Candidates.select`.
+    """
+    return candidates(found, selections, [Exclusion(word) for word in excluded]).select(selections)
+
+
+def candidates(
+    found: Found,
+    selections: Sequence[Selection],
+    excluded: Iterable[Exclusion] = (),
+    rank: Callable[[Selection], int] = lambda _: COMMAND_LINE,
+) -> Candidates:
+    """All that the selections can mean, and how strongly each is asked for.
 
     Args:
         found: what is installed.
         selections: each by ``kind:name``, bare name, dotted module or path of a file. A file or module that one
             selection names can be meant by the bare name of another: ``stage: mine`` with ``--plugin lab/mine.py``.
-        excluded: names, ``kind:name`` or distributions to leave out. A default (``Selection.default``) that is
-            excluded is left out without a word.
+        excluded: what takes plugins out.
+        rank: of the place that a selection stands in; see :mod:`ft.plugins.exclusion`.
 
     Raises:
-        PluginError: a name is unknown, ambiguous, claimed twice, of another kind, or both selected and excluded.
+        PluginError: a selection or an exclusion names nothing.
     """
     in_house = {plugin: None for wish in selections if (plugin := _in_house(wish, found)) is not None}
-    candidates = _Candidates((*found, *in_house), tuple(excluded), found)
-    candidates.check_excluded()
-    chosen: list[PluginInfo] = []
+    every = Candidates((*found, *in_house), tuple(excluded), found)
+    every.check_excluded()
     for wish in selections:
-        plugin = candidates.resolve(wish, _in_house(wish, found))
-        if plugin is not None:
-            _add(chosen, plugin, wish)
-    return chosen
+        for plugin in () if wish.default else every.meant_by(wish):
+            every.asked[plugin.value] = max(rank(wish), every.asked.get(plugin.value, 0))
+    return every
 
 
 def _in_house(wish: Selection, found: Found) -> PluginInfo | None:
@@ -78,49 +85,107 @@ def _common_kind(plugin: PluginInfo, other: PluginInfo) -> str:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """All that a name can mean, and what must not be used."""
 
     plugins: tuple[PluginInfo, ...]
-    excluded: tuple[str, ...]
+    excluded: tuple[Exclusion, ...]
     found: Found
+    asked: dict[str, int] = field(default_factory=dict)
+    """The rank of the strongest place that asks for a plugin, by its entry point or file."""
 
-    def resolve(self, wish: Selection, in_house: PluginInfo | None) -> PluginInfo | None:
-        """The one plugin a wish means; ``None`` when it is a default that was excluded."""
-        meant = [in_house] if in_house else self.meant_by(wish)
-        if not meant:
-            raise self.unknown(wish)
-        allowed = [plugin for plugin in meant if not self.exclusion(plugin)]
+    def select(self, selections: Iterable[Selection]) -> list[PluginInfo]:
+        """The plugins that ``selections`` name, in their order, each once.
+
+        A default (``Selection.default``) that is excluded is left out without a word, and so is what is
+        :meth:`taken_out`.
+
+        Raises:
+            PluginError: a name is unknown, ambiguous, claimed twice, of another kind, or both selected and excluded.
+        """
+        chosen: list[PluginInfo] = []
+        for wish in selections:
+            plugin = self.resolve(wish)
+            if plugin is not None:
+                _add(chosen, plugin, wish)
+        return chosen
+
+    def resolve(self, wish: Selection) -> PluginInfo | None:
+        """The one plugin a wish means; ``None`` when it is left out."""
+        meant = self.meant_by(wish)
+        allowed = [each for each in meant if not self.exclusion(each)] or [each for each in meant if self.kept(each)]
         if not allowed:
-            if wish.default:
+            if wish.default or self.taken_out(wish):
                 return None
-            raise _selected_and_excluded(wish, meant[0], self.exclusion(meant[0]))
+            raise self.refused(wish, meant[0])
         if len(allowed) > 1:
             raise _ambiguous(wish, allowed)
         return replace(allowed[0], kind=wish.kind) if is_in_house(allowed[0]) and wish.kind else allowed[0]
 
+    def taken_out(self, wish: Selection) -> Exclusion | None:
+        """What takes out all that a wish means: it stands in a stronger place, and the run can do without."""
+        if wish.default or wish.kind in NEEDED:
+            return None
+        excluded = [(self.exclusion(plugin), self.asked.get(plugin.value, 0)) for plugin in self.meant_by(wish)]
+        stronger = [exclusion for exclusion, asked in excluded if exclusion and exclusion.rank > asked]
+        return stronger[0] if len(stronger) == len(excluded) else None
+
+    def kept(self, plugin: PluginInfo) -> Exclusion | None:
+        """What would take the plugin out, and does not: a stronger place asks for it."""
+        exclusion = self.exclusion(plugin)
+        return exclusion if exclusion and exclusion.rank < self.asked.get(plugin.value, 0) else None
+
+    def refused(self, wish: Selection, plugin: PluginInfo) -> PluginError:
+        """The error for what is excluded and cannot be left out."""
+        exclusion = self.exclusion(plugin)
+        assert exclusion
+        if exclusion.rank > self.asked.get(plugin.value, 0):
+            return PluginError(
+                f"plugin {plugin} cannot be taken out",
+                where=wish.because,
+                why=f"{wish.because} chooses it, and without it the run would train something else",
+                remedy=f"give {wish.because.partition(':')[0]} another value, or take back {exclusion}",
+            )
+        return PluginError(
+            f"plugin {plugin} is both selected and taken out",
+            where=wish.because,
+            why=f"{wish.because} selects it, and {exclusion} stands in the same place",
+            remedy="take back one of the two",
+        )
+
+    def exclusion(self, plugin: PluginInfo) -> Exclusion | None:
+        """The strongest word that excludes this plugin."""
+        naming = [exclusion for exclusion in self.excluded if exclusion.names(plugin)]
+        return max(naming, key=lambda exclusion: exclusion.rank, default=None)
+
     def meant_by(self, wish: Selection) -> list[PluginInfo]:
-        """The plugins of the right kind and name; an in-house one can be of any kind."""
+        """The plugins of the right kind and name; an in-house one can be of any kind.
+
+        Raises:
+            PluginError: there is none.
+        """
+        if plugin := _in_house(wish, self.found):
+            return [plugin]
         kind, name = _split(wish)
-        return [
+        meant = [
             plugin
             for plugin in self.plugins
             if plugin.name == name and (not kind or plugin.kind == kind or is_in_house(plugin))
         ]
-
-    def exclusion(self, plugin: PluginInfo) -> str:
-        """Which word excludes this plugin; empty when none does."""
-        return next((word for word in self.excluded if word in _words(plugin)), "")
+        if not meant:
+            raise self.unknown(wish)
+        return meant
 
     def check_excluded(self) -> None:
         """A misspelt exclusion would leave in the plugin that it was meant for."""
-        known = {word for plugin in (*self.plugins, *self.found.selectors) for word in _words(plugin)}
-        for word in self.excluded:
-            if word not in known:
+        known = (*self.plugins, *self.found.selectors)
+        for exclusion in self.excluded:
+            if not any(exclusion.names(plugin) for plugin in known):
+                words = {word for plugin in known for word in names_of(plugin)}
                 raise PluginError(
-                    f"no plugin or distribution is called {word!r}, so it cannot be disabled",
-                    where="--no-plugin or FT_DISABLE_PLUGINS",
-                    remedy=did_you_mean(word, known) or "take it out; `ft plugins list` shows what is installed",
+                    f"no plugin or distribution is called {exclusion.word!r}, so it cannot be taken out",
+                    where=exclusion.place,
+                    remedy=did_you_mean(exclusion.word, words) or "see `ft plugins list` for what is installed",
                 )
 
     def unknown(self, wish: Selection) -> PluginError:
@@ -158,15 +223,6 @@ def _split(wish: Selection) -> tuple[str, str]:
     return kind, name
 
 
-def _selected_and_excluded(wish: Selection, plugin: PluginInfo, word: str) -> PluginError:
-    return PluginError(
-        f"plugin {plugin} is both selected and disabled",
-        where=wish.because,
-        why=f"{wish.because} selects it, and --no-plugin or FT_DISABLE_PLUGINS names {word!r}",
-        remedy="take back one of the two",
-    )
-
-
 def _ambiguous(wish: Selection, meant: list[PluginInfo]) -> PluginError:
     """Either several kinds have the name, or several distributions claim it."""
     installed = [plugin for plugin in meant if not is_in_house(plugin)]
@@ -184,8 +240,3 @@ def _ambiguous(wish: Selection, meant: list[PluginInfo]) -> PluginError:
         why="which of them acts must not depend on the order of installation",
         remedy=remedy,
     )
-
-
-def _words(plugin: PluginInfo) -> tuple[str, str, str]:
-    """The words that exclude a plugin."""
-    return plugin.name, plugin.id, plugin.distribution

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ft.errors import PluginError
-from ft.plugins import Broken, Found, disabled_plugins, find_plugins, select
+from ft.plugins import Broken, Exclusion, Found, candidates, disabled_plugins, find_plugins, select
 from ft_hookspecs import PluginInfo, Selection
 
 
@@ -88,13 +88,35 @@ class TestDisabling:
         assert ids(*wishes, excluded=("loggers:console",)) == ["stages:sft"]
 
     @pytest.mark.parametrize("word", ["console", "loggers:console", "ft-framework"])
-    def test_what_a_key_selects_cannot_be_disabled(self, word):
+    def test_what_a_key_selects_cannot_be_taken_out_in_the_same_place(self, word):
         shown = refusal(wish("console", "loggers", "report_to"), excluded=(word,))
-        assert "report_to selects it" in shown
-        assert f"names {word!r}" in shown
+        assert f"report_to selects it, and --no-plugin {word} stands in the same place" in shown
 
     def test_disabling_one_of_two_kinds_leaves_the_other(self):
         assert ids(wish("twin"), excluded=("stages:twin",)) == ["plugins:twin"]
+
+    def test_a_stronger_place_takes_out_what_a_weaker_one_asks_for(self):
+        wishes = [wish("console", "loggers", "report_to"), wish("liger")]
+        every = candidates(FOUND, wishes, [Exclusion("console")], lambda _: 0)
+        assert [plugin.name for plugin in every.select(wishes)] == ["liger"]
+        assert str(every.taken_out(wishes[0])) == "--no-plugin console"
+        assert every.taken_out(wishes[1]) is None
+
+    def test_a_stronger_place_keeps_what_a_weaker_one_takes_out(self):
+        wishes = [wish("console", "loggers", "report_to"), wish("console")]
+        weaker = Exclusion("ft-framework", "FT_DISABLE_PLUGINS", 1)
+        every = candidates(FOUND, wishes, [weaker], lambda each: 2 if each.because == "--plugin" else 0)
+        (plugin,) = every.select(wishes)
+        assert (plugin.name, every.kept(plugin), every.taken_out(wishes[0])) == ("console", weaker, None)
+
+    @pytest.mark.parametrize("kind", ["stages", "adapters", "quantizers", "models"])
+    def test_what_decides_what_trains_cannot_be_taken_out(self, kind):
+        found = Found(installed(f"{kind}:it"))
+        with pytest.raises(PluginError, match="cannot be taken out") as caught:
+            candidates(found, [wish("it", kind, "key: it")], [Exclusion("it")], lambda _: 0).select(
+                [wish("it", kind, "key: it")]
+            )
+        assert caught.value.remedy == "give key another value, or take back --no-plugin it"
 
     def test_a_misspelt_exclusion_is_an_error(self):
         assert "did you mean 'console'?" in refusal(wish("sft"), excluded=("consol",))
@@ -168,7 +190,7 @@ class TestInHouse:
         assert ids(wish("v1.lora"), found=Found(installed("adapters:v1.lora"))) == ["adapters:v1.lora"]
 
     def test_it_can_be_disabled_like_any_other(self):
-        assert "selected and disabled" in refusal(wish("lab/mine.py"), excluded=("mine",))
+        assert "selected and taken out" in refusal(wish("lab/mine.py"), excluded=("mine",))
 
 
 @pytest.mark.usefixtures("no_discovery")
