@@ -41,21 +41,9 @@ def table() -> Mapping[str, Any]:
     return json.loads(files("ft.config").joinpath("legacy.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # json
 
 
-@cache
-def answers() -> Mapping[str, Answer]:
-    """Every key of the table that is not renamed."""
-    found = {key: Answer(*entry) for key, entry in table()["settled"].items()}
-    groups = ({"why": "no plugin of this run has it", "keys": table()["plugins"]}, *table()["unavailable"])
-    for group in groups:
-        for key, neutral in group["keys"].items():
-            values = neutral if isinstance(neutral, list) else [neutral]
-            found[key] = Answer(values, group["why"], group.get("remedy", ""))
-    return found
-
-
-def usable_names() -> set[str]:
-    """Keys of the table that some run heeds, under this name or another: what a misspelt one may have meant."""
-    return {*table()["renamed"], *table()["plugins"]}
+def old_names() -> set[str]:
+    """Every key that the table knows."""
+    return {key for part in table().values() for key in part}
 
 
 def todays_name(key: str) -> str:
