@@ -6,7 +6,7 @@ a list. Parameters are passed by name: a plugin declares those it needs, as plai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs.markers import hookspec
 
@@ -37,20 +37,6 @@ def ft_options() -> type[PluginOptions]:
 @hookspec
 def ft_check(plan: Plan) -> Iterable[Problem]:
     """What cannot be in this plan, and why. Called before anything is loaded; must not import torch."""
-    raise NotImplementedError
-
-
-@hookspec(firstresult=True)
-def ft_locate_model(plan: Plan, name: str) -> Path | None:
-    """The model's folder or GGUF file, if it is on this machine already; nothing is fetched, converted or imported."""
-
-
-@hookspec
-def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
-    """Correct what is expected of the run's memory, with ``dataclasses.replace``; must not import torch.
-
-    Each plugin gets the estimate that the one before it returned.
-    """
     raise NotImplementedError
 
 
@@ -100,6 +86,23 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 
     What is dropped or cut must be counted in ``counts``.
     """
+
+
+# ---- estimate: still nothing heavy ------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def ft_locate_model(plan: Plan, name: str) -> Path | None:
+    """The model's folder or GGUF file, if it is on this machine already; nothing is fetched, converted or imported."""
+
+
+@hookspec
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    """Correct what is expected of the run's memory, with ``dataclasses.replace``; must not import torch.
+
+    Each plugin gets the estimate that the one before it returned.
+    """
+    raise NotImplementedError
 
 
 # ---- load and change the model ------------------------------------------------------------------------------------
@@ -217,3 +220,27 @@ def ft_run_finished(run: Run) -> None:
 @hookspec
 def ft_run_failed(run: Run, error: BaseException) -> None:
     """The run has failed. Called once, before the error is shown; the error goes on whatever happens here."""
+
+
+PHASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "configure": ("ft_options",),
+    "check": ("ft_check",),
+    "find model": ("ft_resolve_model", "ft_template", "ft_template_names"),
+    "data": ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset"),
+    "estimate": ("ft_locate_model", "ft_estimate"),
+    "load": ("ft_model_load_options", "ft_load_model", "ft_add_adapters"),
+    "surgery": ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model"),
+    "train": (
+        "ft_callbacks",
+        "ft_build_trainer",
+        "ft_parameter_groups",
+        "ft_create_optimizer",
+        "ft_reward",
+        "ft_log",
+    ),
+    "save": ("ft_save_model",),
+    "evaluate": ("ft_evaluate",),
+    "predict": ("ft_predict",),
+    "end": ("ft_run_finished", "ft_run_failed"),
+}
+"""The phases of a run in their order, each with its hooks."""

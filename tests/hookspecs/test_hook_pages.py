@@ -9,8 +9,10 @@ import pytest
 from ft.plugins import PluginManager
 from ft_hookspecs import PluginInfo, specs
 
-PAGES = Path(__file__).parents[2] / "docs" / "hooks"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = DOCS / "hooks"
 HOOKS = {name: spec for name, spec in vars(specs).items() if name.startswith("ft_")}
+PHASE_OF = {hook: phase for phase, hooks in specs.PHASES.items() for hook in hooks}
 INDEX = (PAGES / "index.md").read_text(encoding="utf-8")
 
 
@@ -22,6 +24,16 @@ def blocks(page: str) -> list[str]:
 def test_every_hook_has_a_page_and_every_page_a_hook():
     assert {path.stem for path in PAGES.glob("*.md")} == {*HOOKS, "index"}
     assert re.findall(r"^\| [^|]+ \| \[`(\w+)`\]", INDEX, re.MULTILINE) == list(HOOKS)
+
+
+def test_every_hook_stands_in_one_phase_in_the_order_of_the_specs():
+    assert [hook for hooks in specs.PHASES.values() for hook in hooks] == list(HOOKS)
+
+
+def test_the_page_on_the_architecture_has_the_same_phases():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("\n| phase | hooks | by |\n")[2]
+    rows = [row.split(" | ") for row in text.partition("\n\n")[0].splitlines()[1:]]
+    assert {row[0].removeprefix("| "): tuple(re.findall(r"`(ft_\w+)`", row[1])) for row in rows} == dict(specs.PHASES)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -40,6 +52,7 @@ class TestPage:
         assert f"[`{hook}`]({hook}.md)" in INDEX
         (row,) = (line for line in INDEX.splitlines() if f"[`{hook}`]" in line)
         phase, by = (re.search(rf"\| {name} \| (.*) \|", page)[1] for name in ("phase", "implemented by"))
+        assert phase == PHASE_OF[hook]
         assert row.startswith(f"| {phase} | ")
         assert f" | {by} | {'first' if HOOKS[hook].ft_spec['firstresult'] else 'all'} | " in row
 

@@ -13,29 +13,13 @@ from ft.config import redact
 from ft.devices import devices
 from ft.estimate import describe as describe_memory
 from ft.estimate import estimate_or_note, gigabytes, room
+from ft_hookspecs.specs import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ft.plugins import PluginManager
     from ft_hookspecs import DatasetSource, Plan
-
-PHASES: Final = (
-    ("configure", ("ft_options",)),
-    ("check", ("ft_check",)),
-    ("find model", ("ft_locate_model", "ft_estimate", "ft_resolve_model", "ft_template", "ft_template_names")),
-    ("data", ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset")),
-    ("load", ("ft_model_load_options", "ft_load_model", "ft_add_adapters")),
-    ("surgery", ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model")),
-    (
-        "train",
-        ("ft_callbacks", "ft_build_trainer", "ft_parameter_groups", "ft_create_optimizer", "ft_reward", "ft_log"),
-    ),
-    ("save", ("ft_save_model",)),
-    ("evaluate, predict", ("ft_evaluate", "ft_predict")),
-    ("end", ("ft_run_finished", "ft_run_failed")),
-)
-"""The lifecycle in the order of ``ft.lifecycle.run``, with the hooks of each phase."""
 
 COUNTED_BYTES: Final = 50_000_000  # larger files take longer to read than a plan should
 
@@ -53,7 +37,7 @@ def describe(plan: Plan, manager: PluginManager) -> dict[str, Any]:
     """Everything a plan settles, as JSON can hold it; secrets are redacted."""
     shown = redact(plan.values, plan.secrets)
     return {
-        "phases": [{"phase": phase, "hooks": _implementations(manager, hooks)} for phase, hooks in PHASES],
+        "phases": [{"phase": phase, "hooks": _implementations(manager, hooks)} for phase, hooks in PHASES.items()],
         "plugins": [
             {"kind": info.kind, "name": info.name, "distribution": info.distribution, "version": info.version}
             for info in plan.plugins
