@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import PluginInfo
 
 _BASE: Final = "PluginOptions"
-_DEEPEST: Final = 4
+_DEEPEST: Final = 8
 """How many modules an option class may be handed through before it is no longer followed."""
 
 

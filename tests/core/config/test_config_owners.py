@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 from ft.config import key_owner
 from ft.config.owners import _tree, declared_keys
+from ft.plugins import find_plugins
 from ft_hookspecs import PluginInfo
 
 if TYPE_CHECKING:
@@ -95,3 +97,13 @@ def test_owner_is_an_unselected_plugin() -> None:
     assert owner_of("derived_key") is None
     assert found.asked == 1
     assert key_owner(found, [])("shared_key") == "stages:first, stages:second"
+
+
+SHIPPED = [info for info in find_plugins().all() if info.value.startswith("ft_plugins.")]
+
+
+@pytest.mark.parametrize("info", SHIPPED, ids=str)
+def test_the_keys_of_a_plugin_that_ships_are_all_found(info: PluginInfo) -> None:
+    module = importlib.import_module(info.value)
+    options = module.ft_options() if hasattr(module, "ft_options") else None
+    assert declared_keys(info.value) == set(options.model_fields if options else ())
