@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.config.secrets import HIDDEN, redact
-from ft.config.types import choices, describe
+from ft.config.types import choices, describe, members
 from ft.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import PluginOptions, Source
 
 _LONGEST_SHOWN: Final = 80
+_YAML_1_1: Final = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _OWN_WORDS: Final = ("value_error", "assertion_error")
 """Errors that a model's own validator worded."""
 
@@ -112,9 +113,19 @@ def _shown(key: str, given: Given, info: FieldInfo) -> str:
 def _remedy(value: Any, info: FieldInfo) -> str:
     if value is None:
         return "take the line out to use the default"
+    if isinstance(value, list) and str in members(info.annotation):
+        return f"write it as text: {' '.join(map(str, value))}"
     if isinstance(value, str):
-        if meant := did_you_mean(value, [each for each in choices(info.annotation) if isinstance(each, str)]):
-            return meant
-        if re.fullmatch(r"[-+\d.eE]+|true|false", value, re.IGNORECASE):
-            return f"write {value} without quotes"
+        return _respelt(value, info)
+    return ""
+
+
+def _respelt(value: str, info: FieldInfo) -> str:
+    """What text was meant to be: a choice misspelt, a quoted number, or a word of YAML 1.1 (``yes``, ``2_048``)."""
+    if meant := did_you_mean(value, [each for each in choices(info.annotation) if isinstance(each, str)]):
+        return meant
+    if bool in members(info.annotation) and value.lower() in _YAML_1_1:
+        return f"write {_YAML_1_1[value.lower()]}"
+    if re.fullmatch(r"[-+\d.eE_]+|true|false", value, re.IGNORECASE):
+        return f"write {value.replace('_', '')} without {'_' if '_' in value else 'quotes'}"
     return ""

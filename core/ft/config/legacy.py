@@ -1,10 +1,16 @@
-"""Keys of older files: what they are called now, what is no longer needed, and what this version does not have.
+"""Keys of other files: what they are called here, what is no longer needed, and what this version does not have.
 
-The table is ``legacy.json``: ``renamed`` maps an old key to its new ``key`` (and its ``values``, where those
-changed too), ``settled`` holds keys whose question has one answer, even where transformers asks it still, and
-``unavailable`` those that LLaMA-Factory knows and this version, or this run, does not, each with the value that asks
-for nothing (or a list of such). A key that some option model declares is never looked up here. Nothing is translated
-or left out without a note.
+The table is ``legacy.json``:
+
+- ``renamed`` maps a key to today's ``key``. ``values`` are all that it may have, and what they are now; ``also`` are
+  some of them. ``neutral`` asks for nothing, and neither does ``yields`` of today's key beside it.
+- ``settled`` holds keys whose question has one answer, even where transformers asks it still: the values that agree
+  with it, and why.
+- ``plugins`` holds keys of plugins that a run may not select, each with the value (or a list of values) that asks for
+  nothing: LLaMA-Factory's default.
+- ``unavailable`` holds keys that this version does not have, in groups with one reason and one remedy, with the same.
+
+A key that some option model declares is never looked up here. Nothing is translated or left out without a note.
 """
 
 from __future__ import annotations
@@ -24,6 +30,20 @@ if TYPE_CHECKING:
     from ft.config.given import Given
 
 _ABSENT = object()
+_ANY = "any"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of a key that is no option: the values that ask for nothing, why, and what to do with any other."""
+
+    neutral: Any
+    why: str
+    remedy: str = ""
+
+    def agrees(self, value: Any) -> bool:
+        """Whether the value asks for nothing that is not so anyway."""
+        return self.neutral == _ANY or value is None or any(_same(value, each) for each in self.neutral)
 
 
 @dataclass
@@ -37,13 +57,25 @@ class Translated:
 
 @cache
 def table() -> Mapping[str, Any]:
-    """The three parts of ``legacy.json``."""
+    """The parts of ``legacy.json``."""
     return json.loads(files("ft.config").joinpath("legacy.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # json
 
 
-def old_names() -> set[str]:
-    """Every key that the table knows."""
-    return {key for part in table().values() for key in part}
+@cache
+def answers() -> Mapping[str, Answer]:
+    """Every key of the table that is not renamed."""
+    found = {key: Answer(*entry) for key, entry in table()["settled"].items()}
+    groups = ({"why": "no plugin of this run has it", "keys": table()["plugins"]}, *table()["unavailable"])
+    for group in groups:
+        for key, neutral in group["keys"].items():
+            values = neutral if isinstance(neutral, list) else [neutral]
+            found[key] = Answer(values, group["why"], group.get("remedy", ""))
+    return found
+
+
+def usable_names() -> set[str]:
+    """Keys of the table that some run heeds, under this name or another: what a misspelt one may have meant."""
+    return {*table()["renamed"], *table()["plugins"]}
 
 
 def todays_name(key: str) -> str:
@@ -74,42 +106,40 @@ def settle(key: str, given: Given, merged: Translated, owner: str | None = None)
 
     False when the table does not know it, or when it asks an ``owner``, a plugin that was not selected, for something.
     """
-    if key in (settled := table()["settled"]):
-        neutral, why = settled[key]
-    elif key in (unavailable := table()["unavailable"]):
-        known = unavailable[key]
-        neutral = known if isinstance(known, list) else [known]
-        why = f"it belongs to {owner}, which this run does not use" if owner else "it is not available in this version"
-    else:
+    answer = answers().get(key)
+    if answer is None:
         return False
-    if neutral == "any" or given.value is None or any(_same(given.value, each) for each in neutral):
+    if answer.agrees(given.value):
+        foreign = owner and key in table()["plugins"]
+        why = f"it belongs to {owner}, which this run does not use" if foreign else answer.why
         merged.notes.append(f"{given.source}: {key} has no effect: {why}")
     elif owner:
         return False
     else:
-        allowed = " or ".join(json.dumps(each) for each in neutral)
-        merged.problems.append(
-            ConfigError(
-                f"{_pair(key, given.value)} cannot be had",
-                where=str(given.source),
-                why=why,
-                remedy=f"take the key out (only {allowed} is accepted)",
-            )
-        )
+        merged.problems.append(_refused(key, given, answer))
     return True
+
+
+def _refused(key: str, given: Given, answer: Answer) -> ConfigError:
+    allowed = " or ".join(json.dumps(each) for each in answer.neutral)
+    return ConfigError(
+        f"{_pair(key, given.value)} cannot be had",
+        where=str(given.source),
+        why=answer.why,
+        remedy=answer.remedy or f"take the key out (only {allowed} is accepted)",
+    )
 
 
 def _one_level(level: Mapping[str, Given], known: Collection[str], merged: Translated) -> dict[str, Given]:
     today = {key: given for key, given in level.items() if key in known or key not in table()["renamed"]}
     for key in [key for key in level if key not in today]:
         rule, given = table()["renamed"][key], level[key]
-        new = rule["key"]
-        value = _translated(rule, given.value)
+        new, value = rule["key"], _translated(rule, given.value)
         if _same(given.value, rule.get("neutral", _ABSENT)) or given.value is None:
             merged.notes.append(f"{given.source}: {_pair(key, given.value)} has no effect; the key is now {new}")
         elif value is _ABSENT:
             merged.problems.append(_untranslatable(key, new, rule, given))
-        elif new in today:
+        elif new in today and not any(_same(today[new].value, each) for each in (value, rule.get("yields", _ABSENT))):
             merged.problems.append(_conflict(key, new, given, today[new]))
         else:
             same_text = given.text if value == given.value else None
@@ -122,6 +152,8 @@ def _translated(rule: Mapping[str, Any], value: Any) -> Any:
     """The new value of an old one; ``_ABSENT`` when there is none."""
     if "values" in rule:
         return rule["values"].get(json.dumps(value), _ABSENT)
+    if "also" in rule:
+        return rule["also"].get(json.dumps(value), value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return _ABSENT if "below" in rule and is_number and not 0 <= value < rule["below"] else value
 

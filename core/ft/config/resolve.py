@@ -138,7 +138,7 @@ def _unknown(
     if owner:
         yield complaints.unselected(key, given.source, owner)
     else:
-        yield complaints.unknown(key, given.source, {*claims.fields, *legacy.old_names()})
+        yield complaints.unknown(key, given.source, {*claims.fields, *legacy.usable_names()})
 
 
 def _instance(

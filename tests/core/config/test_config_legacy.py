@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ft.config import Resolved, gather, resolve, trainer_options
-from ft.config.legacy import answered_keys, old_names, table
+from ft.config.legacy import answered_keys, answers, table
 from ft.errors import Problems
 from ft.options import DataOptions, ModelOptions, RunOptions
 from ft_hookspecs import PluginOptions
@@ -42,6 +41,11 @@ def run(folder: Path, text: str, *words: str) -> Resolved:
         ("ddp_timeout: 180000000", "ddp_timeout", 180000000),
         ("torch_dtype: bfloat16", "dtype", "bfloat16"),
         ("system_prompt: 1.10", "default_system", "1.10"),
+        ("max_seq_length: 512", "cutoff_len", 512),
+        ("dataset_name: a,b", "dataset", ["a", "b"]),
+        ("use_peft: true", "finetuning_type", "lora"),
+        ("attn_implementation: flash_attention_2", "flash_attn", "fa2"),
+        ("truncation_mode: keep_start", "truncation", "right"),
     ],
 )
 def test_renamed_keys_are_translated_with_a_note(tmp_path: Path, line: str, key: str, value: object) -> None:
@@ -56,7 +60,8 @@ def test_renamed_keys_are_translated_with_a_note(tmp_path: Path, line: str, key:
     "line",
     ["group_by_length: false", "warmup_ratio: 0.0", "save_safetensors: true", "logging_dir: logs", "use_mca: false",
      "image_max_pixels: 589824", "badam_verbose: 0", "ref_model: null", "per_gpu_train_batch_size:", "fp8: null",
-     "use_fast_tokenizer: true", "low_cpu_mem_usage: false"],
+     "use_fast_tokenizer: true", "low_cpu_mem_usage: false", "print_param_status: true", "padding_free: true",
+     "infer_backend: huggingface", "dataset_train_split: train"],
 )  # fmt: skip
 def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str) -> None:
     resolved = run(tmp_path, line + "\n")
@@ -69,9 +74,17 @@ def test_what_asks_for_nothing_is_accepted_with_a_note(tmp_path: Path, line: str
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("use_kt: true", "not available in this version"),
-        ("use_mca: 0", "not available in this version"),
-        ("image_max_pixels: 1000", "not available in this version"),
+        ("use_kt: true", "quantization_bit makes a large model smaller"),
+        ("use_mca: 0", "deepspeed or fsdp"),
+        ("image_max_pixels: 1000", "only text is trained on"),
+        ("export_dir: merged", "merge_and_unload"),
+        ("infer_backend: vllm", "serve what was saved"),
+        ("use_asft_loss: true", "can be a plugin"),
+        ("fp8: true", "bf16: true"),
+        ("ray_num_workers: 4", "torchrun"),
+        ("max_prompt_length: 512", "write cutoff_len"),
+        ("peft_config: {name: lora}", "flat keys"),
+        ("truncation_mode: middle", "write truncation instead"),
         ("save_safetensors: false", "always saved as safetensors"),
         ("use_fast_tokenizer: false", "character offsets"),
         ("warmup_ratio: 2", "from 0 to below 1"),
@@ -92,6 +105,16 @@ def test_old_and_new_name_together_are_a_conflict(tmp_path: Path) -> None:
         run(tmp_path, "warmup_ratio: 0.1\nwarmup_steps: 20\n")
     assert "c.yaml:3" in caught.value.problems[0].why
     assert run(tmp_path, "warmup_ratio: 0.0\nwarmup_steps: 20\n").values["warmup_steps"] == 20
+
+
+def test_today_s_name_that_asks_for_nothing_or_the_same_is_no_conflict(tmp_path: Path) -> None:
+    resolved = run(tmp_path, "warmup_steps: 0\nwarmup_ratio: 0.1\n")
+    assert resolved.values["warmup_steps"] == 0.1
+    assert "c.yaml:3" in resolved.notes[0]
+    resolved = run(tmp_path, "use_peft: true\nfinetuning_type: lora\n")
+    assert resolved.values["finetuning_type"] == "lora"
+    with pytest.raises(Problems, match="are both given"):
+        run(tmp_path, "use_peft: false\nfinetuning_type: lora\n")
 
 
 def test_the_stronger_level_wins_under_either_name(tmp_path: Path) -> None:
@@ -123,16 +146,25 @@ def test_a_declared_key_is_never_an_old_name(tmp_path: Path) -> None:
 
 def test_the_table_holds_only_keys_that_the_core_does_not_declare() -> None:
     declared = {key for model, _ in MODELS for key in model.model_fields}
-    assert not old_names() & declared
-    parts = [set(part) for part in table().values()]
-    assert sum(map(len, parts)) == len(old_names())
-    assert json.dumps(table()["unavailable"]["use_mca"]) == "false"
+    assert not {*answers(), *table()["renamed"]} & declared
+    groups = [group["keys"] for group in table()["unavailable"]]
+    parts = [table()["renamed"], table()["settled"], table()["plugins"], *groups]
+    assert sum(map(len, parts)) == len({*answers(), *table()["renamed"]}), "a key stands there twice"
+
+
+def test_a_misspelt_key_is_never_taken_for_one_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(Problems) as caught:
+        run(tmp_path, "lora_rnk: 8\nkt_confg: x\nuse_megatron_brigde: true\n")
+    remedies = [problem.remedy for problem in caught.value.problems]
+    assert "lora_rank" in remedies[0]
+    assert not any("kt_config" in remedy or "megatron" in remedy for remedy in remedies)
 
 
 def test_new_names_exist_wherever_the_core_owns_them() -> None:
     elsewhere = {"pref_beta", "pref_loss", "pref_ftx", "freeze_trainable_modules", "freeze_trainable_layers"}
-    elsewhere |= {"quantization_type", "double_quantization"}
-    elsewhere |= {"num_beams", "max_length"}
+    elsewhere |= {"quantization_type", "double_quantization", "lora_rank", "lora_target", "additional_target"}
+    elsewhere |= {"num_beams", "max_length", "max_new_tokens", "train_on_prompt", "packing"}
+    elsewhere |= {"kto_chosen_weight", "kto_rejected_weight", "dpo_label_smoothing", "ppo_epochs", "reward_model"}
     declared = {key for model, _ in MODELS for key in model.model_fields}
     new = {rule["key"] for rule in table()["renamed"].values()}
     assert new - declared == elsewhere | {"create_new_adapter"}

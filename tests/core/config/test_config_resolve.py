@@ -90,6 +90,10 @@ def test_values_that_fit(tmp_path: Path, line: str, value: object) -> None:
     [
         ("sparse_rank: '8x'", 'a whole number, above 0; given "8x"'),
         ("sparse_rank: '8'", "write 8 without quotes"),
+        ("sparse_rank: 2_048", "write 2048 without _"),
+        ("plot_loss: yes", "write true"),
+        ("plot_loss: Off", "write false"),
+        ("fsdp: [full_shard, auto_wrap]", "write it as text: full_shard auto_wrap"),
         ("sparse_rank: true", "given true"),
         ("sparse_rank: 1.5", "given 1.5"),
         ("sparse_rank: null", "take the line out"),
