@@ -90,6 +90,17 @@ def test_every_plugin_module_is_published() -> None:
         assert {f"{package}.{path.stem}" for path in users} & published, module
 
 
+def test_every_module_of_the_core_is_public_or_forbidden_to_plugins() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8").partition("Public modules")[2]
+    listed = re.findall(r"`ft\.(\w+)`", page)
+    public = set(listed[: listed.index("testing") + 1])
+    forbidden = PROJECT["tool"]["importlinter"]["contracts"][1]["forbidden_modules"]
+    modules = {path.stem for path in (ROOT / "core/ft").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {f"ft.{name}" for name in modules - public - {"__init__", "__pycache__"}} == set(forbidden)
+    for page in ("CONTRIBUTING.md", "docs/plugins.md"):
+        assert public <= set(re.findall(r"`ft\.(\w+)`", (ROOT / page).read_text("utf-8"))), page
+
+
 def test_the_version_is_stated_once() -> None:
     assert distribution("ft-framework").version == ft.__version__
     assert f"## [{ft.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
