@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.errors import DataError, FtError, PluginError, first_line
 from ft.options import ModelOptions
-from ft.quantization import dequantized as dequantized  # what adapters ask of a model's layers, offered here too
-from ft.quantization import numbers_in, stored_bytes
-from ft.quantization import quantization_of as quantization_of
+from ft.quantization import numbers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -90,7 +87,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template | None
 # ---- model --------------------------------------------------------------------------------------------------------
 
 
-def merge_load_options(parts: Iterable[tuple[PluginInfo, Mapping[str, Any] | None]]) -> dict[str, Any]:
+def merge_load_options(parts: Iterable[tuple[PluginInfo, Mapping[str, Any]]]) -> dict[str, Any]:
     """The keyword arguments of all plugins for ``from_pretrained``.
 
     Raises:
@@ -98,7 +95,7 @@ def merge_load_options(parts: Iterable[tuple[PluginInfo, Mapping[str, Any] | Non
     """
     merged: dict[str, tuple[PluginInfo, Any]] = {}
     for info, options in parts:
-        for name, value in (options or {}).items():
+        for name, value in options.items():
             first, wanted = merged.setdefault(name, (info, value))
             if wanted != value:
                 raise PluginError(
@@ -204,36 +201,12 @@ def _savable(model: PreTrainedModel) -> PreTrainedModel:
 # ---- size ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large a model is: numbers of weights (tied ones once), and bytes of memory for them as they are stored."""
-
-    parameters: int
-    trainable: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return f"{_short(self.trainable)} of {_short(self.parameters)} parameters ({self.share:.1%})"
-
-    @property
-    def share(self) -> float:
-        """The part of the weights that trains, from 0 to 1."""
-        return self.trainable / max(self.parameters, 1)
-
-
-def describe(model: nn.Module) -> Size:
-    """Count the weights of a model; packed weights count as the numbers they stand for."""
-    counted = [(parameter, numbers_in(parameter)) for parameter in model.parameters()]
-    return Size(
-        parameters=sum(number for _, number in counted),
-        trainable=sum(number for parameter, number in counted if parameter.requires_grad),
-        bytes=stored_bytes(model),
-    )
-
-
 def trainable_report(model: nn.Module) -> str:
-    """``2.4M of 136.9M parameters (1.8%)``."""
-    return str(describe(model))
+    """``2.4M of 136.9M parameters (1.8%)``: tied weights count once, packed ones as the numbers they stand for."""
+    counted = [(numbers_in(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    total = sum(number for number, _ in counted)
+    trained = sum(number for number, trains in counted if trains)
+    return f"{_short(trained)} of {_short(total)} parameters ({trained / max(total, 1):.1%})"
 
 
 def _short(number: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from math import prod
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ class ModelShape:
     @cached_property
     def parameters(self) -> int:
         """The number of weights."""
-        return sum(map(_product, self.tensors.values()))
+        return sum(map(prod, self.tensors.values()))
 
     @cached_property
     def matrices(self) -> Mapping[str, tuple[int, int]]:
@@ -106,15 +107,3 @@ class Estimate:
     rollouts: float = 0
     held: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The assumptions as ``run.json`` holds them, without the shapes of single weights."""
-        shown = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("shape", "adapted")}
-        return {**shown, "parameters": self.shape.parameters, "adapted": len(self.adapted)}
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

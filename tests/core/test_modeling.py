@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -150,7 +149,6 @@ def test_a_tokenizer_larger_than_the_model_is_refused():
 def test_load_options_merge_and_conflicts_name_both_plugins():
     one, two = (PluginInfo("quantizers", name, name, f"ft-{name}", "1") for name in ("one", "two"))
     assert modeling.merge_load_options([(one, {"a": 1, "b": 2}), (two, {"a": 1, "c": 3})]) == {"a": 1, "b": 2, "c": 3}
-    assert modeling.merge_load_options([(one, None), (two, {"a": 1})]) == {"a": 1}
     with pytest.raises(PluginError) as caught:
         modeling.merge_load_options([(one, {"a": 1}), (two, {"a": 2})])
     assert "ft-one" in str(caught.value)
@@ -161,17 +159,12 @@ def test_sizes_count_tied_weights_once():
     model = tiny_model(tie_word_embeddings=True)
     model.requires_grad_(False)
     model.model.norm.requires_grad_(True)
-    size = modeling.describe(model)
-    assert size.parameters == sum(
-        weight.numel() for name, weight in model.state_dict().items() if name != "lm_head.weight"
-    )
-    assert size.trainable == 64
-    assert size.bytes == 4 * size.parameters
-    assert re.fullmatch(r"64 of \d+\.\dK parameters \(0\.1%\)", modeling.trainable_report(model))
+    total = sum(weight.numel() for name, weight in model.state_dict().items() if name != "lm_head.weight")
+    assert modeling.trainable_report(model) == f"64 of {total / 1000:.1f}K parameters (0.1%)"
 
 
 def test_packed_weights_count_as_the_numbers_they_stand_for():
     model = torch.nn.Linear(4, 4, bias=False)
     model.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     model.weight.quant_state = SimpleNamespace(shape=torch.Size((4, 4)))
-    assert modeling.describe(model) == modeling.Size(parameters=16, trainable=0, bytes=8)
+    assert modeling.trainable_report(model) == "0 of 16 parameters (0.0%)"
