@@ -95,7 +95,7 @@ def test_the_plugin_snippet_is_a_plugin(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_table_of_what_works_names_installed_plugins() -> None:
-    installed = {info.name for info in find_plugins().all()}
+    installed = {info.name for info in find_plugins()}
     for row in ("stages", "adapters", "loggers"):
         (works,) = re.findall(rf"^\| {row} \| ([^|]*) \|", README, re.MULTILINE)
         names = set(re.findall(r"`(\w+)`", works))

@@ -32,7 +32,7 @@ def _plugin_names(incomplete: str) -> list[str]:
     """Shell completion; reads metadata only."""
     from ft.plugins import find_plugins
 
-    return sorted({info.name for info in find_plugins().all() if info.name.startswith(incomplete)})
+    return sorted({info.name for info in find_plugins() if info.name.startswith(incomplete)})
 
 
 def _kinds(incomplete: str) -> list[str]:

@@ -36,7 +36,7 @@ def outcomes(seconds: float = SECONDS) -> Iterator[tuple[PluginInfo, Outcome]]:
     """
     from ft.plugins import find_plugins
 
-    found = list(find_plugins().all())
+    found = list(find_plugins())
     done = 0
     while done < len(found):
         lines, end = _try_from(done, seconds)
@@ -68,7 +68,7 @@ def main(start: int) -> None:
     from ft.plugins import find_plugins
 
     out = sys.stdout
-    for info in list(find_plugins().all())[start:]:
+    for info in list(find_plugins())[start:]:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = _load(info)
         out.write(json.dumps(outcome) + "\n")

@@ -34,7 +34,7 @@ def key_owner(found: Installed, selected: Collection[PluginInfo]) -> Callable[[s
     @cache
     def owners() -> dict[str, list[str]]:
         keys: dict[str, list[str]] = {}
-        for info in found.all():
+        for info in found:
             if info not in selected:
                 for key in declared_keys(info.value.partition(":")[0]):
                     keys.setdefault(key, []).append(info.id)

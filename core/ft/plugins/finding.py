@@ -37,7 +37,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Found:
-    """Every installed plugin, by kind and name; a name that two distributions claim stands here twice."""
+    """Every installed plugin by kind and name; a name that two distributions claim stands here twice."""
 
     plugins: tuple[PluginInfo, ...] = ()
     broken: tuple[Broken, ...] = ()
@@ -46,14 +46,6 @@ class Found:
 
     def __iter__(self) -> Iterator[PluginInfo]:
         return iter(self.plugins)
-
-    def all(self) -> tuple[PluginInfo, ...]:
-        """All plugins, in the order of the kinds and then of names."""
-        return self.plugins
-
-    def of(self, kind: str) -> tuple[PluginInfo, ...]:
-        """The plugins of a kind."""
-        return tuple(plugin for plugin in self.plugins if plugin.kind == kind)
 
     def named(self, name: str) -> tuple[PluginInfo, ...]:
         """The plugins that a bare name or ``kind:name`` can mean."""

@@ -248,7 +248,7 @@ def test_a_plugin_that_hangs_is_named(tmp_path, monkeypatch):
     from ft.plugins import find_plugins
 
     install(tmp_path, monkeypatch, hangs="import time; time.sleep(600)")
-    place = [info.name for info in find_plugins().all()].index("hangs")
+    place = [info.name for info in find_plugins()].index("hangs")
     assert probe._try_from(place, seconds=3) == ([], "not imported after 3 s")
 
 

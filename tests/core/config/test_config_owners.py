@@ -99,7 +99,7 @@ def test_owner_is_an_unselected_plugin() -> None:
     assert key_owner(found, [])("shared_key") == "stages:first, stages:second"
 
 
-SHIPPED = [info for info in find_plugins().all() if info.value.startswith("ft_plugins.")]
+SHIPPED = [info for info in find_plugins() if info.value.startswith("ft_plugins.")]
 
 
 @pytest.mark.parametrize("info", SHIPPED, ids=str)

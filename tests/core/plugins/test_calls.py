@@ -107,7 +107,7 @@ class TestOrder:
     def test_a_plugin_is_loaded_once(self, fake_plugin):
         fake_plugin("a", "@hookimpl\ndef ft_check(plan): return []\n")
         with pytest.raises(PluginError, match="loaded already"):
-            loaded("a").load(find_plugins().all()[0])
+            loaded("a").load(find_plugins().plugins[0])
 
 
 RAISING = "def ratio(x): return 1 / x\n@hookimpl\ndef ft_evaluate(when):\n    return {when: ratio(0)}\n"

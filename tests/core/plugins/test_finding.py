@@ -27,9 +27,8 @@ class TestAlone:
         for kind, name in (("plugins", "a"), ("loggers", "c"), ("loggers", "b"), ("stages", "z")):
             fake_plugin(name, kind=kind)
         found = find_plugins()
-        assert [info.id for info in found.all()] == ["stages:z", "loggers:b", "loggers:c", "plugins:a"]
-        assert [info.name for info in found.of("loggers")] == ["b", "c"]
-        assert found.named("c") == found.named("loggers:c") == found.of("loggers")[1:]
+        assert [info.id for info in found] == ["stages:z", "loggers:b", "loggers:c", "plugins:a"]
+        assert found.named("c") == found.named("loggers:c") == found.plugins[2:3]
         assert found.named("stages:c") == ()
 
     def test_the_same_distribution_twice_on_the_path_counts_once(self, fake_plugin):
@@ -45,7 +44,7 @@ class TestAlone:
 
     def test_selectors_are_not_plugins(self, fake_plugin):
         fake_plugin("sparse", kind="selectors")
-        assert find_plugins().all() == find_plugins().broken == ()
+        assert find_plugins().plugins == find_plugins().broken == ()
 
     @pytest.mark.parametrize(
         ("text", "why"),
