@@ -7,7 +7,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -19,13 +19,7 @@ _DEEPEST: Final = 8
 """How many modules an option class may be handed through before it is no longer followed."""
 
 
-class Installed(Protocol):
-    """What finding plugins gives: the metadata of each."""
-
-    def all(self) -> Iterable[PluginInfo]: ...
-
-
-def key_owner(found: Installed, selected: Collection[PluginInfo]) -> Callable[[str], str | None]:
+def key_owner(found: Iterable[PluginInfo], selected: Collection[PluginInfo]) -> Callable[[str], str | None]:
     """A function from a key to the unselected plugins that declare it (``adapters:lora``), or none.
 
     No source is read before the first call.

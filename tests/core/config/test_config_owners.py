@@ -80,9 +80,9 @@ class Installed:
         self.infos = infos
         self.asked = 0
 
-    def all(self) -> tuple[PluginInfo, ...]:
+    def __iter__(self) -> Iterator[PluginInfo]:
         self.asked += 1
-        return self.infos
+        return iter(self.infos)
 
 
 def test_owner_is_an_unselected_plugin() -> None:
