@@ -1,1 +1,1 @@
-"""Built-in plugins; none has a privilege that a third-party wheel lacks."""
+"""What trains of a model: an adapter a file."""

@@ -1,1 +1,1 @@
-"""Built-in plugins; none has a privilege that a third-party wheel lacks."""
+"""Where rows come from, and what shapes of them mean: a source or a format a file."""

@@ -1,1 +1,1 @@
-"""Built-in plugins; none has a privilege that a third-party wheel lacks."""
+"""Where metrics go: a logger a file."""

@@ -29,13 +29,11 @@ def ft_callbacks(run: Run) -> list[TrainerCallback]:
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Show the row."""
     _display(run).row(row)
 
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Give the terminal back."""
     _display(run).close()
 
 

@@ -34,7 +34,6 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 
 def encode(row: Mapping[str, Any]) -> str:
-    """One line of strict JSON."""
     values = {name: _plain(value) for name, value in row.items()}
     lost = {name: str(value) for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)}
     if lost:

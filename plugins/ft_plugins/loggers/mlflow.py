@@ -49,7 +49,6 @@ def ft_check() -> Iterator[Problem]:
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Add the row's numbers at its step."""
     from mlflow.entities import Metric
 
     if TRACKER not in run.stash:
@@ -62,13 +61,11 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Mark the run as finished."""
     _close(run, "FINISHED")
 
 
 @hookimpl
 def ft_run_failed(run: Run) -> None:
-    """Mark the run as failed."""
     _close(run, "FAILED")
 
 

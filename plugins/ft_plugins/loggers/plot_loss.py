@@ -21,7 +21,6 @@ POINTS: Final = StashKey[list[dict[str, Any]]]("plot_loss: the rows of this proc
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Keep the row."""
     if POINTS not in run.stash:
         run.stash[POINTS] = []
     run.stash[POINTS].append(dict(row))
@@ -29,7 +28,6 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Draw."""
     _draw(run)
 
 

@@ -59,7 +59,6 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Add the row's numbers at its step."""
     if TRACKER not in run.stash:
         with unasked():
             run.stash[TRACKER] = _open(run)
@@ -68,13 +67,11 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Wait until all is written or sent."""
     _close(run, "success")
 
 
 @hookimpl
 def ft_run_failed(run: Run) -> None:
-    """Mark the run as failed."""
     _close(run, "crashed")
 
 

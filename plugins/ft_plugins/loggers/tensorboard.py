@@ -31,13 +31,11 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Close the file."""
     _close(run)
 
 
 @hookimpl
 def ft_run_failed(run: Run) -> None:
-    """Close the file."""
     _close(run)
 
 

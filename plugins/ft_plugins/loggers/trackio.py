@@ -37,7 +37,6 @@ def ft_options() -> type[PluginOptions]:
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Add the row's numbers at its step."""
     if TRACKER not in run.stash:
         run.stash[TRACKER] = _open(run)
     run.stash[TRACKER].log(points(row), step=row["step"])
@@ -45,13 +44,11 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Wait until all is written or sent."""
     _close(run)
 
 
 @hookimpl
 def ft_run_failed(run: Run) -> None:
-    """Keep what there is."""
     _close(run)
 
 

@@ -21,7 +21,6 @@ TRACKER: Final = StashKey[Any]("wandb: the open run")
 
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
-    """Add the row's numbers at its step."""
     if TRACKER not in run.stash:
         with unasked():
             run.stash[TRACKER] = _open(run)
@@ -30,13 +29,11 @@ def ft_log(run: Run, row: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ft_run_finished(run: Run) -> None:
-    """Wait until all is written or sent."""
     _close(run, exit_code=0)
 
 
 @hookimpl
 def ft_run_failed(run: Run) -> None:
-    """Mark the run as failed."""
     _close(run, exit_code=1)
 
 

@@ -1,1 +1,1 @@
-"""Built-in plugins; none has a privilege that a third-party wheel lacks."""
+"""Where models come from: a source a file."""

@@ -1,1 +1,1 @@
-"""Built-in plugins; none has a privilege that a third-party wheel lacks."""
+"""What is learned: a stage a file, its trainer in `_trainers`."""
