@@ -9,16 +9,16 @@ import pytest
 from ft.config import Resolved, gather, resolve, trainer_options
 from ft.config.legacy import answered_keys, answers, table
 from ft.errors import Problems
-from ft.options import DataOptions, ModelOptions, RunOptions
+from ft.planning import CORE
 from ft_hookspecs import PluginOptions
 from ft_plugins.selectors import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CORE = ((RunOptions, "ft"), (ModelOptions, "ft"), (DataOptions, "ft"), (OPTIONS, "ft-framework"))
-CLAIMED = frozenset(key for model, _ in CORE for key in model.model_fields) | answered_keys()
-MODELS = (*CORE, (trainer_options(CLAIMED), "transformers"))
+ALWAYS = (*CORE, (OPTIONS, "ft-framework"))
+CLAIMED = frozenset(key for model, _ in ALWAYS for key in model.model_fields) | answered_keys()
+MODELS = (*ALWAYS, (trainer_options(CLAIMED), "transformers"))
 
 
 def run(folder: Path, text: str, *words: str) -> Resolved:
@@ -163,7 +163,7 @@ def test_a_misspelt_key_is_never_taken_for_one_that_cannot_be_had(tmp_path: Path
 def test_new_names_exist_wherever_the_core_owns_them() -> None:
     elsewhere = {"pref_beta", "pref_loss", "pref_ftx", "freeze_trainable_modules", "freeze_trainable_layers"}
     elsewhere |= {"quantization_type", "double_quantization", "lora_rank", "lora_target", "additional_target"}
-    elsewhere |= {"num_beams", "max_length", "max_new_tokens", "train_on_prompt", "packing"}
+    elsewhere |= {"train_on_prompt", "packing"}
     elsewhere |= {"kto_chosen_weight", "kto_rejected_weight", "dpo_label_smoothing", "ppo_epochs", "reward_model"}
     declared = {key for model, _ in MODELS for key in model.model_fields}
     new = {rule["key"] for rule in table()["renamed"].values()}
