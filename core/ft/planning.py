@@ -14,6 +14,7 @@ from ft.choosing import Chooser, choose
 from ft.combinations import combination_problems
 from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
+from ft.launched import by_launcher, launched, launcher_problems
 from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, exclusions, find_plugins, find_selectors
 from ft.record import check_output_dir
@@ -57,7 +58,7 @@ def make_plan(
         PluginError: a plugin cannot be selected, loaded or verified.
     """
     composition = compose(config_path, arguments, plugins, excluded, environ or {})
-    plan = freeze(composition.resolve(), composition.manager, config_path)
+    plan = launched(freeze(composition.resolve(), composition.manager, config_path))
     check(plan, composition.manager)
     return plan, composition.manager
 
@@ -174,7 +175,7 @@ def check(plan: Plan, manager: PluginManager) -> None:
     Raises:
         Problems: what cannot be combined, with place, reason and remedy.
     """
-    problems: list[FtError] = []
+    problems: list[FtError] = [*launcher_problems(plan)]
     try:
         check_output_dir(plan)
         check_resumed(plan)
@@ -189,7 +190,10 @@ def check(plan: Plan, manager: PluginManager) -> None:
 
 
 def as_error(problem: Problem, plan: Plan) -> FtError:
-    """The error of the problem's exit code, placed at the first of its keys that the user set."""
-    where = next((str(plan.sources[key]) for key in problem.keys if plan.is_set(key)), "")
+    """The error of the problem's exit code, placed at the first of its keys that the launcher or the user set."""
+    given = [key for key in problem.keys if plan.is_set(key)]
+    outside = next((key for key in given if by_launcher(plan.sources[key])), None)
+    where = next((str(plan.sources[key]) for key in (outside, *given) if key), "")
+    remedy = f"{problem.remedy} ({where} of accelerate launch sets {outside}; torchrun does not)"
     kind = ERRORS.get(problem.exit_code, ConfigError)
-    return kind(problem.what, where=where, why=problem.why, remedy=problem.remedy)
+    return kind(problem.what, where=where, why=problem.why, remedy=remedy if outside else problem.remedy)

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from ft.errors import ConfigError, EnvironmentProblem
+from ft.launched import by_launcher
 from ft.training.capability import base_dtype
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def training_arguments(
     changed = {field.name for field in fields(kind) if field.default != defaults.get(field.name, field.default)}
     known = defaults.keys() - LIFECYCLE - COMPILING - (CHECKPOINTING - _left_to_transformers(plan))
     values = {name: defaults[name] for name in changed & known}
-    values |= {key: plan.values[key] for key in known & set(plan.values) if plan.sources[key].kind != "library default"}
+    given = {
+        key for key, source in plan.sources.items() if source.kind != "library default" and not by_launcher(source)
+    }
+    values |= {key: plan.values[key] for key in known & given & plan.values.keys()}
     values |= _precision(run)
     values |= {"output_dir": str(run.output_dir), "dataloader_pin_memory": _pins_memory(plan), **FIXED}
     if plan.get("disable_shuffling"):
