@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from ft.devices import devices
+from ft.devices import on_gpu
 
 if TYPE_CHECKING:
     from ft_hookspecs import Run
@@ -23,7 +23,7 @@ def share_cores(run: Run) -> None:
     cores, a step took four times as long. On idle cores sleeping costs a fifth (docs/log.md), so it is not always done.
     OpenMP reads the policy when torch is loaded: nothing is changed after that, nor where the variable is set already.
     """
-    if "torch" in sys.modules or WAIT_POLICY in os.environ or (devices().cuda and not run.plan.get("use_cpu")):
+    if "torch" in sys.modules or WAIT_POLICY in os.environ or on_gpu(run.plan):
         return
     if (used := used_by_others()) > ENOUGH:
         os.environ[WAIT_POLICY] = "PASSIVE"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ft_hookspecs import Plan
+
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 AVX-512, x86 AMX, Arm FEAT_BF16
 CUDA_BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 matrix units
@@ -63,6 +65,21 @@ def devices(environ: Mapping[str, str] = os.environ) -> Devices:
         unusable = f"torch {build.version} is built without CUDA" if build else "torch is not installed"
         description += f"; {_names(gpus)} present, but {unusable}"
     return Devices(0, bf16, False, description, gpus)
+
+
+def on_gpu(plan: Plan, machine: Devices | None = None) -> bool:
+    """Whether the run computes on an NVIDIA device."""
+    return not plan.get("use_cpu") and (machine or devices()).cuda > 0
+
+
+def place(plan: Plan, machine: Devices | None = None) -> str:
+    """What the run computes on, in words."""
+    return "CPU, as use_cpu asks" if plan.get("use_cpu") else (machine or devices()).description
+
+
+def processes(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes the launcher has started for this run, over all machines."""
+    return int(environ.get("WORLD_SIZE", "1"))
 
 
 def torch_build() -> TorchBuild | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from ft.devices import devices
+from ft.devices import devices, on_gpu, place, processes
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ SHARDING: Final = ("fsdp", "deepspeed")
 def process_problems(plan: Plan, machine: Devices | None = None) -> Iterator[Problem]:
     """What accelerate would pass over without a word: sharding on a CPU, and processes that do not know each other."""
     machine = machine or devices()
-    on_cpu = machine.cuda == 0 or plan.get("use_cpu")
+    on_cpu = not on_gpu(plan, machine)
     if on_cpu:
-        yield from _sharded_on_cpu(plan, "CPU, as use_cpu asks" if plan.get("use_cpu") else machine.description)
+        yield from _sharded_on_cpu(plan, place(plan, machine))
     elif plan.get("deepspeed") and find_spec("deepspeed") is None:
         yield Problem("deepspeed is not installed", remedy="pip install deepspeed", keys=("deepspeed",), exit_code=5)
     if plan.get("fsdp_config") and not plan.get("fsdp"):
@@ -32,9 +31,9 @@ def process_problems(plan: Plan, machine: Devices | None = None) -> Iterator[Pro
             remedy="set fsdp: full_shard, or take fsdp_config out",
             keys=("fsdp_config",),
         )
-    if on_cpu and not plan.get("use_cpu") and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if on_cpu and not plan.get("use_cpu") and (number := processes()) > 1:
         yield Problem(
-            f"{processes} processes on a machine without a GPU need use_cpu",
+            f"{number} processes on a machine without a GPU need use_cpu",
             why="without it each of them would train on all of the data by itself, and write over the others",
             remedy="set use_cpu: true, or start one process",
             keys=("use_cpu",),
@@ -42,12 +41,12 @@ def process_problems(plan: Plan, machine: Devices | None = None) -> Iterator[Pro
         )
 
 
-def _sharded_on_cpu(plan: Plan, place: str) -> Iterator[Problem]:
+def _sharded_on_cpu(plan: Plan, where: str) -> Iterator[Problem]:
     for key in SHARDING:
         if plan.get(key):
             yield Problem(
                 f"{key} needs GPUs",
-                why=f"on a CPU accelerate leaves the weights of each process whole; this run computes on: {place}",
+                why=f"on a CPU accelerate leaves the weights of each process whole; this run computes on: {where}",
                 remedy=f"take {key} out: several processes on a CPU train alike with use_cpu: true and torchrun",
                 keys=(key, "use_cpu"),
                 exit_code=5,

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from ft import devices as module
-from ft.devices import Gpu, TorchBuild, devices, torch_build
+from ft.devices import Gpu, TorchBuild, devices, on_gpu, place, processes, torch_build
+from ft_hookspecs import Plan
 
 AMPERE = Gpu("A100", "GPU-aaaa-1", (8, 0), 80 * 2**30)
 TURING = Gpu("T4", "GPU-bbbb-2", (7, 5), 16 * 2**30)
@@ -83,6 +84,19 @@ def test_a_gpu_that_torch_cannot_use_does_not_count(machine):
     found = devices({})
     assert (found.cuda, found.fp16, found.gpus) == (0, False, (AMPERE,))
     assert "torch 2.13.0+cpu is built without CUDA" in found.description
+
+
+def test_use_cpu_outranks_what_is_there(machine):
+    machine([AMPERE])
+    free, held = (Plan({"use_cpu": value}, {}, (), (), None) for value in (False, True))
+    assert (on_gpu(free), on_gpu(held)) == (True, False)
+    assert (place(free), place(held)) == ("1 x A100, bf16 native", "CPU, as use_cpu asks")
+    machine([AMPERE], CPU_BUILD, cpu="")
+    assert not on_gpu(free)
+
+
+def test_the_launcher_says_how_many_processes_there_are():
+    assert (processes({}), processes({"WORLD_SIZE": "3"})) == (1, 3)
 
 
 def fake_nvml(events):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ import typer
 
 from ft.cli.text import columns, echo_json, heading
 from ft.config import redact
-from ft.devices import devices
+from ft.devices import place, processes
 from ft.estimate import describe as describe_memory
 from ft.estimate import estimate_or_note, gigabytes, room
 from ft_hookspecs.specs import PHASES
@@ -66,10 +65,10 @@ def _implementations(manager: PluginManager, hooks: tuple[str, ...]) -> dict[str
 
 def _decisions(plan: Plan) -> Iterator[str]:
     """What can be said before a model or a row is read."""
-    yield f"device: {devices().description}"
+    yield f"device: {place(plan)}"
     size, steps = plan.get("per_device_train_batch_size"), plan.get("gradient_accumulation_steps")
     if isinstance(size, int) and isinstance(steps, int):
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        world = processes()
         yield f"batch: {size * steps * world} samples a step ({size} a device, {steps} accumulated, {world} processes)"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
-from ft.devices import devices
+from ft.devices import on_gpu, processes
 from ft.estimate.shape import UnknownShapeError, read_shape
 from ft.training.precision import dtype_name
 from ft_hookspecs import Estimate
@@ -106,8 +105,7 @@ def with_lengths(plan: Plan, estimate: Estimate, lengths: Sequence[int]) -> Esti
         return estimate
     longest = nlargest(estimate.tokens // estimate.longest, lengths)
     tokens = sum(longest) if estimate.packed else len(longest) * longest[0]
-    on_cpu = not devices().cuda or plan.get("use_cpu")
-    short = estimate.packed and on_cpu and longest[0] <= SHORT_ON_CPU
+    short = estimate.packed and not on_gpu(plan) and longest[0] <= SHORT_ON_CPU
     return replace(estimate, tokens=tokens, longest=longest[0], measured=True, attention_bytes=4 if short else None)
 
 
@@ -132,5 +130,5 @@ def _unknown(plan: Plan, estimate: Estimate) -> Iterator[str]:
         yield f"how many parameters {plan.get('finetuning_type')} trains is not known: their memory is not counted"
     if estimate.state_bytes is None:
         yield "what the optimizer keeps is not known: its memory is not counted"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (plan.get("fsdp") or plan.get("deepspeed")):
+    if processes() > 1 and (plan.get("fsdp") or plan.get("deepspeed")):
         yield "what is sharded over processes is counted whole"

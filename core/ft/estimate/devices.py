@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ft.devices import devices
+from ft.devices import devices, on_gpu
 
 if TYPE_CHECKING:
     from ft.devices import Devices
@@ -26,7 +26,7 @@ class Room(NamedTuple):
 def room(plan: Plan, machine: Devices | None = None) -> Room:
     """The smallest GPU of the run, or this process's share of the host's memory."""
     machine = machine or devices()
-    if machine.cuda and not plan.get("use_cpu"):
+    if on_gpu(plan, machine):
         gpu = min(machine.gpus, key=lambda each: each.memory)
         return Room(gpu.memory, gpu.name, True)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft.devices import Devices, devices
+from ft.devices import Devices, devices, on_gpu, place
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def precision_problems(plan: Plan, machine: Devices | None = None) -> Iterator[P
         )
     machine = machine or devices()
     halves = [key for key, value in (("fp16", True), ("dtype", "float16")) if plan.get(key) == value]
-    if halves and (machine.cuda == 0 or plan.get("use_cpu")):
+    if halves and not on_gpu(plan, machine):
         yield Problem(
             "fp16 training needs a GPU",
-            why=f"this run computes on: {'CPU, as use_cpu asks' if plan.get('use_cpu') else machine.description}",
+            why=f"this run computes on: {place(plan, machine)}",
             remedy="use bf16: true, or leave the format out: ft then chooses one that the device computes well",
             keys=tuple(halves),
         )

@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -144,6 +143,6 @@ def test_phases_are_in_the_order_in_which_the_lifecycle_calls_them():
 
 def test_processes_count_in_the_batch(make_plan_record, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr(module, "devices", lambda: SimpleNamespace(description="x"))
+    monkeypatch.setattr(module, "place", lambda plan: "x")
     plan = make_plan_record({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 5})
     assert list(module._decisions(plan))[1].startswith("batch: 30 samples")
