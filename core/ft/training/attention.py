@@ -13,13 +13,14 @@ Shapes: T tokens, H heads, K key and value heads, D head size.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel, varlen
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
@@ -51,6 +52,10 @@ CUDNN_FIRST: Final = [
 
 VARLEN_HEAD_SIZE: Final = 256
 """The largest head of the FlashAttention kernels."""
+VARLEN_CAPABILITY: Final = (8, 0)
+"""What a device must be for them: Ampere or later."""
+VARLEN: Final = frozenset(signature(varlen.varlen_attn).parameters)
+"""What PyTorch's kernel can be told: from 2.11 on a window and a scale; from 2.12 on that keys are shared."""
 
 SHORT: Final = 512
 """Up to this many tokens a sequence, PyTorch's CPU attention is faster in fp32 than in bf16, whose backward packs each
@@ -107,7 +112,7 @@ def packed_attention(
             raise NotImplementedError(f"packed attention has no {name}")
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
     bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
-    if kernel == "cudnn" or not _varlen_can(query, dropout):
+    if kernel == "cudnn" or not _varlen_can(query, dropout, kernel):
         with _backends(kernel):
             return _by_segment(query, key, value, bounds, max_length_q, dropout, scaling, window), None
     if key_rows is not None:
@@ -188,7 +193,7 @@ def _band(longest: int, window: int | None, device: torch.device) -> Tensor:
     return mask.triu_(1 - window) if window else mask
 
 
-def _varlen_can(query: Tensor, dropout: float) -> bool:
+def _varlen_can(query: Tensor, dropout: float, kernel: Kernel | None) -> bool:
     """Whether a variable-length kernel takes this call; PyTorch's own has no dropout."""
     half = torch.float16, torch.bfloat16
     return (
@@ -196,8 +201,25 @@ def _varlen_can(query: Tensor, dropout: float) -> bool:
         and _compute_dtype(query) in half
         and query.shape[-1] <= VARLEN_HEAD_SIZE
         and query.shape[-1] % 8 == 0
-        and (dropout == 0.0 or is_flash_attn_2_available())
+        and _devices_can()
+        and (_by_package(kernel) or (dropout == 0.0 and "window_size" in VARLEN))
     )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's gap
+def _devices_can() -> bool:
+    """Whether every device that this process sees has FlashAttention's instructions."""
+    return all(each >= VARLEN_CAPABILITY for each in _capabilities())
+
+
+@cache
+def _capabilities() -> list[tuple[int, int]]:
+    return [torch.cuda.get_device_capability(place) for place in range(torch.cuda.device_count())]
+
+
+def _by_package(kernel: Kernel | None) -> bool:
+    """Whether flash-attn computes, not the kernel inside PyTorch."""
+    return kernel == "fa2" or (kernel is None and is_flash_attn_2_available())
 
 
 def _compute_dtype(query: Tensor) -> torch.dtype:
@@ -224,7 +246,7 @@ def _by_varlen(
     dtype = _compute_dtype(query)
     q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # (T, heads, D)
     left = window - 1 if window else -1
-    if kernel == "fa2" or (kernel is None and is_flash_attn_2_available()):
+    if _by_package(kernel):
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
 
         output: Tensor = flash_attn_varlen_func(
@@ -240,9 +262,8 @@ def _by_varlen(
             window_size=(left, 0) if window else (-1, -1),
         )
     else:
-        from torch.nn.attention.varlen import varlen_attn
-
-        result = varlen_attn(
+        shared = {"enable_gqa": q.shape[1] != k.shape[1]} if "enable_gqa" in VARLEN else {}
+        result = varlen.varlen_attn(
             q,
             k,
             v,
@@ -251,7 +272,7 @@ def _by_varlen(
             longest,
             scale=scaling,
             window_size=(left, 0),
-            enable_gqa=q.shape[1] != k.shape[1],
+            **shared,  # type: ignore[arg-type]  # one option, of a known type
         )
         assert isinstance(result, Tensor)
         output = result

@@ -137,6 +137,17 @@ def test_pytorchs_kernel_gets_its_arguments(
     assert (seen["scale"], seen["enable_gqa"]) == (0.3, True)
 
 
+def test_a_kernel_that_knows_nothing_of_shared_keys_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: None, states: tuple[torch.Tensor, ...]
+) -> None:
+    """PyTorch 2.11: the kernel takes fewer heads of keys without being told."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(attention, "VARLEN", frozenset({"scale", "window_size"}))
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", sequences_through_sdpa(seen))
+    packed_attention(MODULE, *states, None, **boundaries())
+    assert "enable_gqa" not in seen
+
+
 @pytest.mark.parametrize(("window", "expected"), [(None, (-1, -1)), (4, (3, 0))])
 def test_flash_attn_is_preferred_and_gets_its_arguments(
     monkeypatch: pytest.MonkeyPatch,
@@ -165,20 +176,41 @@ def test_autocast_decides_the_kernels_dtype(
     assert seen["dtype"] == torch.bfloat16
 
 
+BF16 = torch.bfloat16
+CALL = {"dtype": BF16, "size": 64, "dropout": 0.0, "kernel": None, "flash_attn": False, "capability": (9, 0)}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "size", "dropout", "flash_attn", "taken"),
+    ("call", "taken"),
     [
-        (torch.bfloat16, 64, 0.0, False, True),
-        (torch.float32, 64, 0.0, False, False),
-        (torch.bfloat16, 512, 0.0, False, False),
-        (torch.bfloat16, 20, 0.0, False, False),
-        (torch.bfloat16, 64, 0.1, False, False),
-        (torch.bfloat16, 64, 0.1, True, True),
+        ({}, True),
+        ({"dtype": torch.float32}, False),
+        ({"size": 512}, False),
+        ({"size": 20}, False),
+        ({"dropout": 0.1}, False),
+        ({"dropout": 0.1, "flash_attn": True}, True),
+        ({"dropout": 0.1, "flash_attn": True, "kernel": "torch"}, False),  # PyTorch's kernel has no dropout
+        ({"dropout": 0.1, "flash_attn": True, "kernel": "fa2"}, True),
+        ({"capability": (7, 5)}, False),
+        ({"parameters": frozenset({"is_causal"})}, False),  # PyTorch 2.10: no window and no scale
+        ({"parameters": frozenset({"is_causal"}), "flash_attn": True}, True),
     ],
 )
-def test_which_calls_the_kernels_take(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, size: int, dropout: float, flash_attn: bool, taken: bool
-) -> None:
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: flash_attn)
-    query: Any = SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda"), shape=(1, 4, 10, size))
-    assert attention._varlen_can(query, dropout) is taken
+def test_which_calls_the_kernels_take(monkeypatch: pytest.MonkeyPatch, call: dict[str, Any], taken: bool) -> None:
+    call = {**CALL, "parameters": attention.VARLEN, **call}
+    monkeypatch.setattr(attention, "VARLEN", call["parameters"])
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: call["flash_attn"])
+    monkeypatch.setattr(attention, "_capabilities", lambda: [call["capability"]])
+    shape = (1, 4, 10, call["size"])
+    query: Any = SimpleNamespace(is_cuda=True, dtype=call["dtype"], device=torch.device("cuda"), shape=shape)
+    assert attention._varlen_can(query, call["dropout"], call["kernel"]) is taken
+
+
+def test_compiled_attention_asks_the_devices_once() -> None:
+    """What a compiler would have to trace through (drivers, metadata) is a constant to it."""
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if attention._devices_can() else x
+
+    compiled = torch.compile(doubled, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(2)).tolist() == doubled(torch.ones(2)).tolist()
