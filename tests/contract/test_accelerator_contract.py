@@ -9,6 +9,13 @@ class TestFusedLora(AcceleratorContract):
     plugin = "fused_lora"
 
 
+class TestCheckpointing(AcceleratorContract):
+    plugin = "checkpointing"
+    keys = {"gradient_checkpointing": "full"}
+    common = {"gradient_checkpointing": "none"}
+    claims = False
+
+
 @pytest.mark.slow
 class TestCompile(AcceleratorContract):
     plugin = "compile"

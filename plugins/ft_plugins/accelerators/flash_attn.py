@@ -6,12 +6,13 @@ computes, and stops where none can: on a CPU, in fp32, for a model that cannot b
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from packaging.version import Version
 from pydantic import Field
 
-from ft.devices import devices
+from ft.devices import devices, torch_build
 from ft.errors import ConfigError
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.accelerators import _checks
@@ -32,6 +33,7 @@ NAMES: Final = {
     "torch": "the FlashAttention of PyTorch (varlen_attn)",
     "cudnn": "cuDNN, a sequence at a time",
 }
+OLDEST_TORCH: Final = Version("2.11")
 LARGEST_HEAD: Final = {"fa2": 256, "torch": 256, "cudnn": 128}
 
 
@@ -50,7 +52,16 @@ def kernel_of(plan: Plan) -> Kernel:
     asked = plan.of(FlashAttentionOptions).flash_attn_kernel
     if asked != "auto":
         return asked
-    return "fa2" if find_spec("flash_attn") else "torch"
+    return "fa2" if has_package() else "torch"
+
+
+def has_package() -> bool:
+    """Whether flash-attn 2 is installed; version 4 is another distribution in a module of the same name."""
+    try:
+        distribution("flash-attn")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 @hookimpl
@@ -101,8 +112,16 @@ def _machine_problems(kernel: str) -> Iterable[Problem]:
                 keys=("flash_attn_kernel", "flash_attn"),
                 exit_code=5,
             )
-    if kernel == "fa2" and find_spec("flash_attn") is None:
+    if kernel == "fa2" and not has_package():
         yield Problem("flash-attn is not installed", remedy=PACKAGE, keys=("flash_attn_kernel",), exit_code=5)
+    if kernel == "torch" and (build := torch_build()) and Version(build.version) < OLDEST_TORCH:
+        yield Problem(
+            f"{NAMES[kernel]} cannot be used with torch {build.version}",
+            why=f"before {OLDEST_TORCH} it takes neither a scale nor a window",
+            remedy=f"pip install 'torch>={OLDEST_TORCH}', or set flash_attn: auto",
+            keys=("flash_attn_kernel", "flash_attn"),
+            exit_code=5,
+        )
 
 
 def _precision_problems(plan: Plan) -> Iterable[Problem]:
@@ -145,3 +164,5 @@ def _misfit(base: Any, kernel: Kernel) -> Iterable[str]:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size > LARGEST_HEAD[kernel] or size % 8:
         yield f"its heads are of size {size}, and the kernel takes multiples of 8 up to {LARGEST_HEAD[kernel]}"
+    if kernel == "torch" and (dropout := getattr(config, "attention_dropout", 0)):
+        yield f"attention_dropout is {dropout}, and the kernel has no dropout"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ft.devices import Devices, Gpu
+from ft.devices import Devices, Gpu, TorchBuild
 from ft.errors import Problems
 from ft.planning import make_plan
 
@@ -25,12 +25,15 @@ MACHINES = {"cpu": CPU, "v100": V100, "a100": A100, "h200": H200}
 def complaints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
     """What planning says of these words on a machine, all problems together; nothing when it plans."""
 
-    def plan(words: str, machine: str = "cpu", installed: tuple[str, ...] = ()) -> str:
+    def plan(words: str, machine: str = "cpu", installed: tuple[str, ...] = (), torch: str = "2.13.0+cu130") -> str:
         here = MACHINES[machine]
         monkeypatch.setattr("ft_plugins.accelerators._checks.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.devices", lambda: here)
         monkeypatch.setattr("ft.training.precision.devices", lambda: here)
-        for module in ("flash_attn", "liger", "unsloth"):
+        monkeypatch.setattr("ft_plugins.accelerators.flash_attn.has_package", lambda: "flash_attn" in installed)
+        build = TorchBuild(torch, "13.0")
+        monkeypatch.setattr("ft_plugins.accelerators.flash_attn.torch_build", lambda: build)
+        for module in ("liger", "unsloth"):
             find = lambda name: object() if name in installed else None  # noqa: E731 - a stand-in
             monkeypatch.setattr(f"ft_plugins.accelerators.{module}.find_spec", find)
         pairs = [word for word in words.split() if "=" in word]

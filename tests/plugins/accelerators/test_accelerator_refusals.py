@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ft_plugins.accelerators import compile as compiling
+from ft_plugins.accelerators import flash_attn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,3 +116,28 @@ def test_without_a_compiler_inductor_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     assert "install g++" in complaints("torch_compile=true")
     assert complaints("torch_compile=true torch_compile_backend=aot_eager") == ""
+
+
+def test_pytorchs_kernel_before_it_took_a_window_is_refused(complaints: Callable[..., str]) -> None:
+    said = complaints("flash_attn=fa2", "h200", torch="2.10.0+cu130")
+    assert "cannot be used with torch 2.10.0" in said
+    assert "neither a scale nor a window" in said
+    assert "torch>=2.11" in said
+    assert complaints("flash_attn=fa2", "h200", ("flash_attn",), torch="2.10.0+cu130") == ""
+    assert complaints("flash_attn=fa2 flash_attn_kernel=cudnn", "h200", torch="2.10.0+cu130") == ""
+    assert complaints("flash_attn=fa2", "h200", torch="2.11.0") == ""
+
+
+def test_another_distribution_in_the_module_of_flash_attn_is_not_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention 4 is the distribution flash-attn-4, and its module is flash_attn.cute."""
+    installed = {"flash-attn-4"}
+
+    def distribution(name: str) -> object:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return object()
+
+    monkeypatch.setattr(flash_attn, "distribution", distribution)
+    assert not flash_attn.has_package()
+    installed.add("flash-attn")
+    assert flash_attn.has_package()

@@ -31,7 +31,7 @@ def run_with(options: Any) -> Any:
 def test_the_kernel_is_said_and_the_engine_keeps_it(
     monkeypatch: pytest.MonkeyPatch, asked: Any, installed: bool, used: str
 ) -> None:
-    monkeypatch.setattr(flash_attn, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(flash_attn, "has_package", lambda: installed)
     model = tiny_model()
     run = run_with(flash_attn.FlashAttentionOptions(flash_attn_kernel=asked))
     change = flash_attn.ft_accelerate_model(run, model)
@@ -41,7 +41,12 @@ def test_the_kernel_is_said_and_the_engine_keeps_it(
 
 
 @pytest.mark.parametrize(
-    ("arch", "config", "why"), [("gemma2", {}, "softcapping"), ("llama", {"head_dim": 20}, "heads are of size 20")]
+    ("arch", "config", "why"),
+    [
+        ("gemma2", {}, "softcapping"),
+        ("llama", {"head_dim": 20}, "heads are of size 20"),
+        ("llama", {"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+    ],
 )
 def test_a_model_that_the_kernel_cannot_serve_is_refused(arch: str, config: dict[str, Any], why: str) -> None:
     run = run_with(flash_attn.FlashAttentionOptions(flash_attn_kernel="torch"))
@@ -153,3 +158,22 @@ def test_unsloths_kernels_are_bound_to_norms_mlps_and_projections(arch: str, nor
         change = unsloth.ft_accelerate_model(model)
         torch.testing.assert_close(model(input_ids=ids).logits, before)
     assert change.summary == f"Unsloth's kernels: {projections} LoRA, 2 MLP, {norms} RMSNorm"
+
+
+@pytest.mark.usefixtures("kernels")
+def test_under_autocast_to_another_format_a_projection_is_pefts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth's kernel adds a bfloat16 update into a float32 product, which autocast does not cast in place."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    unsloth.ft_accelerate_model(model)
+    used: list[torch.dtype] = []
+    layers = sys.modules["ft_plugins.accelerators._layers.unsloth"]
+    monkeypatch.setattr(layers.LoRA_W, "apply", lambda x, W, *_: used.append(x.dtype) or x @ W.t())
+    ids = torch.arange(5, 25)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids)
+    assert used == []
+    model(input_ids=ids)
+    assert used == [torch.float32] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from unsloth.kernels import apply_lora_mlp_swiglu, fast_rms_layernorm, get_lora_parameters
 from unsloth.kernels.fast_lora import LoRA_W
 
@@ -48,8 +49,11 @@ def is_plain(module: Any) -> bool:
 
 
 def _projection(layer: Any, own: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Unsloth's forward of one layer; it adds the update in the format of ``x``, which autocast may change."""
+
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or layer.disable_adapters or layer.merged or x.dim() != 3:
+        cast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) != x.dtype
+        if args or kwargs or cast or layer.disable_adapters or layer.merged or x.dim() != 3:
             return own(x, *args, **kwargs)
         output: Tensor = LoRA_W.apply(x, *get_lora_parameters(layer))
         return output
