@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ft_hookspecs.markers import hookspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from datasets import Dataset
@@ -77,6 +77,15 @@ def ft_read_format(plan: Plan, source: DatasetSource, columns: tuple[str, ...]) 
 
     Answer when ``source.formatting`` is this plugin's name, or, when it is empty, when the columns are unmistakably its
     own; else ``None``.
+    """
+
+
+@hookspec
+def ft_check_examples(plan: Plan, examples: Sequence[Example]) -> None:
+    """Raise the ``ft.errors.DataError`` that the run would raise for examples of a kind that it cannot learn from.
+
+    Called by ``ft plan`` with the first few examples of each data set; must not import torch. With ``on_bad_row: skip``
+    it is called with one at a time.
     """
 
 
@@ -226,7 +235,7 @@ PHASES: Final[Mapping[str, tuple[str, ...]]] = {
     "configure": ("ft_options",),
     "check": ("ft_check",),
     "find model": ("ft_resolve_model", "ft_template", "ft_template_names"),
-    "data": ("ft_load_dataset", "ft_read_format", "ft_prepare_dataset"),
+    "data": ("ft_load_dataset", "ft_read_format", "ft_check_examples", "ft_prepare_dataset"),
     "estimate": ("ft_locate_model", "ft_estimate"),
     "load": ("ft_model_load_options", "ft_load_model", "ft_add_adapters"),
     "surgery": ("ft_quantize_model", "ft_adapt_model", "ft_accelerate_model"),

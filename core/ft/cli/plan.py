@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,8 +12,11 @@ import typer
 from ft.cli.text import columns, echo_json, heading
 from ft.config import redact
 from ft.devices import place, processes
+from ft.errors import DataError
 from ft.estimate import describe as describe_memory
 from ft.estimate import estimate_or_note, gigabytes, room
+from ft.options import DataOptions
+from ft_hookspecs import DataCounts
 from ft_hookspecs.specs import PHASES
 
 if TYPE_CHECKING:
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from ft.plugins import PluginManager
     from ft_hookspecs import DatasetSource, Plan
 
+FIRST: Final = 20
+"""So many examples of a data set are looked at while planning."""
 COUNTED_BYTES: Final = 50_000_000  # larger files take longer to read than a plan should
 
 
@@ -82,14 +89,40 @@ def _data(plan: Plan, manager: PluginManager) -> Iterator[dict[str, Any]]:
     """Each data set, with its rows where counting them is cheap.
 
     Raises:
-        DataError: a file is missing or malformed.
+        DataError: a file is missing or malformed, or its rows are of a kind that the stage cannot learn from.
     """
     from ft.data import dataset_sources
 
     for key in ("dataset", "eval_dataset"):
         for source in dataset_sources(plan, key) if plan.get(key) else ():
+            check_kind(plan, manager, source)
             rows = _rows(plan, manager, source) if _is_small(Path(source.location)) else None
             yield {"key": key, "name": source.name, "location": source.location, "rows": rows}
+
+
+def check_kind(plan: Plan, manager: PluginManager, source: DatasetSource) -> None:
+    """Show the stage the first examples of a file or folder, which it may refuse as the run would.
+
+    Where bad rows are left out, it must refuse them all.
+
+    Raises:
+        DataError: it does, or a row cannot be read.
+    """
+    from ft.data import read_examples
+
+    here = Path(source.location).is_absolute() and Path(source.location).exists()
+    if not (here and manager.implementers("ft_check_examples")):
+        return
+    first = list(islice(read_examples(manager.hook, plan, replace(source, num_samples=None), DataCounts()), FIRST))
+    skip = plan.of(DataOptions).on_bad_row == "skip"
+    refused = []
+    for examples in [[example] for example in first] if skip else [first]:
+        try:
+            manager.hook.ft_check_examples(plan=plan, examples=examples)
+        except DataError as error:
+            refused.append(error)
+    if refused and len(refused) == (len(first) if skip else 1):
+        raise refused[0]
 
 
 def _is_small(location: Path) -> bool:

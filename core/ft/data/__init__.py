@@ -9,6 +9,7 @@
 
 from ft.data.cache import cached_dataset
 from ft.data.examples import Examples
+from ft.data.kinds import check_feedback, check_pairs, check_prompts, check_supervised, check_text
 from ft.data.pairs import answer_room, prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.prepare import NO_SPLIT, SPLIT, prepare_supervised, prepare_text, prepared
 from ft.data.reading import few_objects, load_examples, load_splits, read_examples
@@ -29,6 +30,11 @@ __all__ = [
     "answer_room",
     "blocks",
     "cached_dataset",
+    "check_feedback",
+    "check_pairs",
+    "check_prompts",
+    "check_supervised",
+    "check_text",
     "dataset_sources",
     "encode_batch",
     "few_objects",

@@ -72,6 +72,7 @@ EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_template_names": Expected("an iterable of names", _several(_a(str))),
     "ft_load_dataset": Expected("an iterable of Row", _a(Iterable), optional=True),
     "ft_read_format": Expected("a function of a row", callable, optional=True),
+    "ft_check_examples": _NOTHING,
     "ft_prepare_dataset": Expected("a Dataset", _with("__iter__"), optional=True),
     "ft_model_load_options": Expected("a mapping of keyword arguments", _a(Mapping)),
     "ft_load_model": Expected("a model", _with("parameters"), optional=True),

@@ -12,7 +12,7 @@ from ft_plugins.stages._preference import PreferenceOptions, reference_problems,
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -90,6 +90,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 @hookimpl(trylast=True)
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.pairs(plan, estimate, reference=plan.of(DpoOptions).has_reference)
+
+
+@hookimpl
+def ft_check_examples(examples: Sequence[Example]) -> None:
+    from ft.data import check_pairs
+
+    check_pairs(examples)
 
 
 @hookimpl

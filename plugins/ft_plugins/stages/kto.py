@@ -13,7 +13,7 @@ from ft_plugins.stages._preference import PreferenceOptions, reference_problems,
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -55,6 +55,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 @hookimpl(trylast=True)
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.mismatched(plan, estimate)
+
+
+@hookimpl
+def ft_check_examples(examples: Sequence[Example]) -> None:
+    from ft.data import check_feedback
+
+    check_feedback(examples)
 
 
 @hookimpl

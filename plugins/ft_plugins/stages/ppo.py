@@ -13,7 +13,7 @@ from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problem
 from ft_plugins.stages._rollouts import answer_settings, greedy, rollout_settings, room_problems, tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -81,6 +81,13 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
 
 
 @hookimpl
+@hookimpl
+def ft_check_examples(examples: Sequence[Example]) -> None:
+    from ft.data import check_prompts
+
+    check_prompts(examples)
+
+
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import prepare_prompts
 

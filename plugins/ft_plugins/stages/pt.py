@@ -10,7 +10,7 @@ from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -35,6 +35,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         yield Problem(
             "pt predicts nothing", why="plain texts have no answers", remedy="take do_predict out", keys=("do_predict",)
         )
+
+
+@hookimpl
+def ft_check_examples(examples: Sequence[Example]) -> None:
+    from ft.data import check_text
+
+    check_text(examples)
 
 
 @hookimpl

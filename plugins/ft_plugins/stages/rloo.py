@@ -9,6 +9,7 @@ from pydantic import Field
 from ft_hookspecs import PluginOptions, hookimpl
 from ft_plugins.stages._group import REQUIRES, GroupOptions
 from ft_plugins.stages._group import ft_check as ft_check
+from ft_plugins.stages._group import ft_check_examples as ft_check_examples
 from ft_plugins.stages._group import ft_estimate as ft_estimate
 from ft_plugins.stages._group import ft_evaluate as ft_evaluate
 from ft_plugins.stages._group import ft_prepare_dataset as ft_prepare_dataset

@@ -15,7 +15,7 @@ from ft_plugins.stages._heads import own_heads
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -41,6 +41,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 @hookimpl(trylast=True)
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.pairs(plan, estimate, reference=False)
+
+
+@hookimpl
+def ft_check_examples(examples: Sequence[Example]) -> None:
+    from ft.data import check_pairs
+
+    check_pairs(examples)
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from ft_plugins.stages._predict import remember, source_problems
 from ft_plugins.stages._rollouts import room_problems, tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -74,6 +74,13 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 
 def _excludes(one: str, other: str, why: str) -> Problem:
     return Problem(f"{one} and {other} exclude each other", why=why, remedy="choose one", keys=(other, one))
+
+
+@hookimpl
+def ft_check_examples(plan: Plan, examples: Sequence[Example]) -> None:
+    from ft.data import check_supervised
+
+    check_supervised(examples, train_on_prompt=plan.of(SftOptions).train_on_prompt)
 
 
 @hookimpl

@@ -50,6 +50,7 @@ def test_help_imports_neither_heavy_nor_middling_packages(words):
         (["run", "--model_name_or_path", "m", "--stage", "stf"], 3),
         (["data", "check", "rows.jsonl"], 4),
         (["data", "preview", "rows.jsonl"], 2),
+        (["plan", "model_name_or_path=m", "output_dir=o", "use_cpu=true", "dataset=rows.jsonl", "stage=dpo"], 4),
     ],
 )
 def test_listing_and_refusing_import_nothing_heavy(words, code, tmp_path, monkeypatch):
