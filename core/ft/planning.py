@@ -183,7 +183,7 @@ def check(plan: Plan, manager: PluginManager) -> None:
         problems.append(error)
     found: list[Problem] = [*precision_problems(plan), *combination_problems(plan, manager)]
     for _, several in manager.each("ft_check", plan=plan):
-        found.extend(several or ())
+        found.extend(several)
     problems.extend(as_error(problem, plan) for problem in found)
     if problems:
         raise Problems(problems)
