@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ft_hookspecs import Problem
+
 if TYPE_CHECKING:
     import ctypes
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 AVX-512, x86 AMX, Arm FEAT_BF16
 CUDA_BF16_CAPABILITY = (8, 0)  # Ampere: the first with bf16 matrix units
+SHARDING = ("fsdp", "deepspeed")
+"""Keys that spread the weights over processes."""
 
 
 class Gpu(NamedTuple):
@@ -80,6 +84,15 @@ def place(plan: Plan, machine: Devices | None = None) -> str:
 def processes(environ: Mapping[str, str] = os.environ) -> int:
     """How many processes the launcher has started for this run, over all machines."""
     return int(environ.get("WORLD_SIZE", "1"))
+
+
+def sharding_problems(
+    plan: Plan, what: str, why: str, remedy: str, keys: tuple[str, ...] = (), by: tuple[str, ...] = SHARDING
+) -> Iterator[Problem]:
+    """``what`` needs whole weights on each process; ``remedy`` is what else helps than to take the key out."""
+    for key in by:
+        if plan.get(key):
+            yield Problem(f"{what} cannot be combined with {key}", why, f"take {key} out, {remedy}", (*keys, key))
 
 
 def torch_build() -> TorchBuild | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ft.devices import devices, on_gpu, place, processes
+from ft.devices import SHARDING, devices, on_gpu, place, processes
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ft.devices import Devices
     from ft_hookspecs import Plan
-
-SHARDING: Final = ("fsdp", "deepspeed")
 
 
 def process_problems(plan: Plan, machine: Devices | None = None) -> Iterator[Problem]:
