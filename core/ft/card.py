@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft import __version__
 from ft.config import redact
+from ft.files import ADAPTER_CONFIG
 from ft.options import RunOptions
 from ft.record import versions
 from ft.vocabulary import ADDED
@@ -42,7 +43,7 @@ def write_card(run: Run, folder: Path) -> None:
 
     What comes from data, configuration and plugins is escaped: it can add no heading, link, HTML or front matter.
     """
-    is_adapter = (folder / "adapter_config.json").is_file()
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
     sections = (
         ("What was trained", _changes(run)),
         ("Data", _data(run)),

@@ -6,11 +6,11 @@ record. Everything else asks here, so that no one else need know the classes of 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ft.errors import ConfigError
+from ft.files import MODEL_CONFIG, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,11 +37,8 @@ def quantizer(plan: Plan) -> PluginInfo | None:
 
 def quantised_files(folder: Path | str) -> Mapping[str, Any]:
     """``quantization_config`` of a model's ``config.json``; empty when its weights are plain or nothing can be read."""
-    try:
-        config = json.loads((Path(folder).expanduser() / "config.json").read_text(encoding="utf-8"))
-        found = config.get("quantization_config") or config.get("compression_config")
-    except (OSError, ValueError, AttributeError):
-        return {}
+    config = json_object(Path(folder).expanduser() / MODEL_CONFIG)
+    found = config.get("quantization_config") or config.get("compression_config")
     return found if isinstance(found, dict) else {}
 
 

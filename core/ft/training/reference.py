@@ -6,7 +6,6 @@ SFT model. Only what trains is kept a second time and put in its place while the
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ft.errors import DataError, EnvironmentProblem
+from ft.files import replacing
 from ft.options import cache_folder
 from ft.training.capability import unwrap
 from ft.training.engine import evaluating
@@ -227,11 +227,10 @@ def _read(path: Path, run: Run) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, found: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may write the same
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(found, temporary, metadata={"blake3": _digest(found)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(found, temporary, metadata={"blake3": _digest(found)})
     except (OSError, SafetensorError) as error:
         raise EnvironmentProblem(
             f"the reference's log-probabilities cannot be written: {error}",

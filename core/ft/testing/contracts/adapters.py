@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from ft.files import ADAPTER_CONFIG
 from ft.testing.surgery import changed_model
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def close(ours: torch.Tensor, expected: torch.Tensor) -> None:
 
 def loaded(folder: Path) -> Any:
     """What plain peft or transformers makes of a folder."""
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         from peft import AutoPeftModelForCausalLM
 
         return AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype="float32")
