@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.errors import ConfigError, DataError, FtError, first_line
+from ft.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft.options import ModelOptions
 from ft_plugins.models._folders import pickled_weights, read_json
 from ft_plugins.models.local import is_path
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = "adapter_model.safetensors"
 KINDS: Final = ("LORA", "OFT")
 """Types of adapter that can be merged or put on a model."""
 RESIDUAL: Final = "residual_base"
@@ -74,19 +73,19 @@ def check_adapter(folder: Path, where: str, kinds: Collection[str] = KINDS) -> d
     """
     if not folder.is_dir():
         raise ConfigError(f"the adapter {str(folder)!r} does not exist", where=where, remedy="give an adapter's folder")
-    if not (folder / CONFIG).is_file():
-        raise DataError(f"the folder holds no adapter: {CONFIG} is missing", where=str(folder))
-    config = read_json(folder / CONFIG)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise DataError(f"the folder holds no adapter: {ADAPTER_CONFIG} is missing", where=str(folder))
+    config = read_json(folder / ADAPTER_CONFIG)
     if config.get("peft_type") not in kinds:
         raise DataError(
             f"the adapter is of type {config.get('peft_type')}, not {' or '.join(kinds)}",
             where=str(folder),
             remedy="give the finetuning_type that made it",
         )
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         if (folder / "adapter_model.bin").is_file():
             raise pickled_weights(str(folder), "adapter_model.bin")
-        raise DataError(f"the adapter's weights are missing: {WEIGHTS}", where=str(folder))
+        raise DataError(f"the adapter's weights are missing: {ADAPTER_WEIGHTS}", where=str(folder))
     return config
 
 
@@ -97,7 +96,7 @@ def check_base(folder: Path, base: str) -> None:
         DataError: ``base``, a folder or a hub id, is not the adapter's.
     """
     own = folder / RESIDUAL
-    stated = str(read_json(folder / CONFIG).get("base_model_name_or_path") or "")
+    stated = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     if (own.is_dir() or Path(stated).name == RESIDUAL) and Path(base).resolve() not in (own.resolve(), Path(stated)):
         raise DataError(
             "this PiSSA adapter does not belong on the original model",
@@ -112,7 +111,7 @@ def fit_vocabulary(model: PreTrainedModel, folder: Path) -> None:
     from safetensors import safe_open
 
     rows = model.get_input_embeddings().weight.shape[0]
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight")
         held = [file.get_slice(name).get_shape()[0] for name in file.keys() if name.endswith(ends)]  # noqa: SIM118 - no mapping
     if held and max(held) > rows:
@@ -157,7 +156,7 @@ def _load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel
 
     check_base(folder, model.name_or_path)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, low_cpu_mem_usage=False)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         held = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if wrong := wanted ^ held:  # peft itself only warns

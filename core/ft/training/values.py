@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ft.errors import DataError, first_line
+from ft.files import VALUE_HEAD
 from ft.training.capability import unwrap
 from ft.training.head import replaced_forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FILE: Final = "value_head.safetensors"
 NAME: Final = "v_head"
 
 
@@ -72,7 +72,7 @@ def save_value_head(model: nn.Module, folder: Path | str) -> bool:
     """Write ``value_head.safetensors`` if the model has a value head; whether it has."""
     head = value_head(model)
     if head is not None:
-        save_file(_tensors(head), Path(folder) / FILE, metadata={"format": "pt"})
+        save_file(_tensors(head), Path(folder) / VALUE_HEAD, metadata={"format": "pt"})
     return head is not None
 
 
@@ -89,7 +89,7 @@ def read_value_head(model: nn.Module, folder: Path | str) -> ValueHead:
     Raises:
         DataError: there is none, or it belongs to a model of another size.
     """
-    head, path = _fitting(model), Path(folder) / FILE
+    head, path = _fitting(model), Path(folder) / VALUE_HEAD
     try:
         head.load_state_dict({name.removeprefix(f"{NAME}."): values for name, values in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:

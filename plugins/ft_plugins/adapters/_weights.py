@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft.options import ModelOptions
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
-ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 def training_dtype(plan: Plan) -> torch.dtype:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-ROWS_FILE: Final = "metrics.jsonl"
 
 
 def rows_before(path: Path, step: int) -> Iterator[tuple[str, dict[str, Any]]]:

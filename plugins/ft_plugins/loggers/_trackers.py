@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from ft.files import RECORD, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +28,7 @@ def run_name(run: Run) -> str:
 
 def settings(run: Run) -> dict[str, Any]:
     """The configuration as ``run.json`` holds it, which is without secrets."""
-    record = json.loads((run.output_dir / "run.json").read_text(encoding="utf-8"))
-    config: dict[str, Any] = record["config"]
+    config: dict[str, Any] = json_object(run.output_dir / RECORD)["config"]
     return config
 
 

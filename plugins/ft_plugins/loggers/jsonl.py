@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.files import ROWS, replacing
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import ROWS_FILE, rows_before
+from ft_plugins.loggers._rows import rows_before
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ TRIMMED: Final = StashKey[bool]("jsonl: rows after the resumed step are removed"
 @hookimpl
 def ft_log(run: Run, row: Mapping[str, Any]) -> None:
     """Append the row. The file is opened anew for each: a row costs far less than the step before it."""
-    path = run.output_dir / ROWS_FILE
+    path = run.output_dir / ROWS
     step = run.resumed_step
     if step is not None and TRIMMED not in run.stash:
         _trim(path, step)
@@ -51,6 +51,5 @@ def _plain(value: object) -> Any:
 def _trim(path: Path, step: int) -> None:
     """Keep the rows up to ``step``, replacing the file as a whole: a run killed meanwhile loses nothing."""
     kept = "".join(f"{line}\n" for line, _ in rows_before(path, step))
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_text(kept, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(kept, encoding="utf-8")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.files import ROWS
 from ft_hookspecs import Run, StashKey, hookimpl
-from ft_plugins.loggers._rows import ROWS_FILE, rows_before
+from ft_plugins.loggers._rows import rows_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ def _draw(run: Run) -> None:
 def _earlier(run: Run) -> Iterator[dict[str, Any]]:
     """The rows of a resumed run from before it was resumed, where ``metrics.jsonl`` has them."""
     step = run.resumed_step
-    return (row for _, row in rows_before(run.output_dir / ROWS_FILE, -1 if step is None else step))
+    return (row for _, row in rows_before(run.output_dir / ROWS, -1 if step is None else step))
 
 
 def _series(rows: Iterable[Mapping[str, Any]], event: str, name: str) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.errors import ConfigError, DataError, nearest
+from ft.files import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,8 +81,8 @@ def pickled_weights(where: str, file: str) -> DataError:
 
 
 def _no_config(folder: Path, where: str) -> DataError | ConfigError:
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "its base model"
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "its base model"
         return ConfigError(
             "this folder holds an adapter, not a model",
             where=where,

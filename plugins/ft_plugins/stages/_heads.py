@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from ft.files import VALUE_HEAD
 from ft_plugins import _saved_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ft_hookspecs import Run
-
-VALUE_HEAD: Final = "value_head.safetensors"
 
 
 def own_heads(run: Run) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
+from ft.files import PREDICTIONS
 from ft.options import GenerationOptions
 from ft_hookspecs import DataCounts, Problem, StashKey
 from ft_plugins.stages._rollouts import answer_settings
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 BATCHES: Final = 4
 """Batches that each process answers before their lines are written: prompts of similar length share a batch."""
 
-FILE: Final = "generated_predictions.jsonl"
 CONVERSATIONS: Final = StashKey["Conversations"]("conversations of the evaluation sets")
 
 
@@ -57,7 +57,7 @@ def predict(run: Run, trainer: Trainer) -> Mapping[str, float]:
     metrics: dict[str, float] = {}
     for name, examples in run.stash[CONVERSATIONS].items():
         infix = f"{name}_" if len(run.eval_datasets) > 1 else ""
-        path = run.output_dir / f"{infix.replace('/', '-')}{FILE}"
+        path = run.output_dir / f"{infix.replace('/', '-')}{PREDICTIONS}"
         measured = _predict_set(run, trainer, _prompts(run, name, examples), path)
         metrics |= {f"predict_{infix}{key}": value for key, value in measured.items()}
         run.tell(f"predictions: {path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.errors import ConfigError
+from ft.files import VALUE_HEAD
 from ft.options import ModelOptions
 from ft_plugins import _saved_adapters
 from ft_plugins.stages._rewards.api import RewardServer
@@ -105,7 +106,7 @@ def head_folder(run: Run, options: RewardOptions) -> Path:
         return folder
     from ft_plugins.models._hub import download
 
-    return download(name, "main", run.plan.of(ModelOptions).hf_hub_token, ("value_head.safetensors",))
+    return download(name, "main", run.plan.of(ModelOptions).hf_hub_token, (VALUE_HEAD,))
 
 
 def check_base(run: Run, folder: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ft.files import VALUE_HEAD
 from ft.training import attach_value_head, load_value_head
-from ft.training.values import FILE, NAME
+from ft.training.values import NAME
 from ft_plugins.stages._heads import own_heads
 from ft_plugins.stages._rewards import RewardOptions
 from ft_plugins.stages._rewards.models import head_folder
@@ -49,7 +50,7 @@ def earlier_heads(run: Run) -> Iterator[Path]:
 def _fits(folder: Path, head: ValueHead) -> bool:
     """Whether the head of a folder is as wide; also for a damaged one, of which loading says what is wrong."""
     try:
-        with safe_open(folder / FILE, framework="pt") as file:
+        with safe_open(folder / VALUE_HEAD, framework="pt") as file:
             return bool(file.get_slice(f"{NAME}.summary.weight").get_shape()[-1] == head.summary.in_features)
     except SafetensorError:
         return True
