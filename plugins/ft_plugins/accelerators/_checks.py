@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft.devices import devices
+from ft.devices import on_gpu, place
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft.devices import Devices
     from ft_hookspecs import Plan
-
-
-def on_gpu(plan: Plan, machine: Devices | None = None) -> bool:
-    """Whether the run computes on an NVIDIA device."""
-    return not plan.get("use_cpu") and (machine or devices()).cuda > 0
 
 
 def needs_gpu(plan: Plan, what: str, why: str, key: str, otherwise: str) -> Iterator[Problem]:
     """``what`` does not run on a CPU; ``otherwise`` is a value of ``key`` that does."""
     if not on_gpu(plan):
         remedy = f"set {key}: {otherwise}" if plan.is_set(key) else f"leave {what} out of the plugins"
-        place = "use_cpu asks for the CPU" if plan.get("use_cpu") else f"this run computes on: {devices().description}"
         listed = ("plugins",) if what in (plan.get("plugins") or ()) else ()
-        yield Problem(f"{what} needs an NVIDIA GPU", f"{why}; {place}", remedy, (key, *listed, "use_cpu"), 5)
+        why = f"{why}; this run computes on: {place(plan)}"
+        yield Problem(f"{what} needs an NVIDIA GPU", why, remedy, (key, *listed, "use_cpu"), 5)
 
 
 def apart(plan: Plan, name: str, others: Mapping[str, str], keys: tuple[str, ...] = ()) -> Iterator[Problem]:
@@ -34,13 +28,6 @@ def apart(plan: Plan, name: str, others: Mapping[str, str], keys: tuple[str, ...
     for other, why in others.items():
         if plan.has("accelerators", other):
             yield Problem(f"{name} cannot be combined with {other}", why, "keep one of the two", (*keys, "plugins"))
-
-
-def sharded(plan: Plan, name: str, why: str) -> Iterator[Problem]:
-    """Weights that are spread over processes."""
-    for key in ("deepspeed", "fsdp"):
-        if plan.get(key):
-            yield Problem(f"{name} cannot be combined with {key}", why, f"leave {key} or {name} out", (key,))
 
 
 def lora_only(plan: Plan, name: str, *, why: str) -> Iterator[Problem]:

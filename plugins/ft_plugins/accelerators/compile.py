@@ -11,6 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.devices import sharding_problems
 from ft.errors import ConfigError
 from ft_hookspecs import Change, Problem, hookimpl
 from ft_plugins.accelerators import _checks
@@ -59,7 +60,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     fuses = "the compiler fuses the same operations itself, and foreign kernels cut its graphs"
     yield from _checks.apart(plan, "torch_compile", {"liger": fuses, "unsloth": fuses}, ("torch_compile",))
     why = "sharded weights are gathered by hooks that would have to be traced"
-    yield from _checks.sharded(plan, "torch_compile", why)
+    yield from sharding_problems(plan, "torch_compile", why, "or leave torch_compile out")
 
 
 @hookimpl

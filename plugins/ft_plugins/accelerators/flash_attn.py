@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from packaging.version import Version
 from pydantic import Field
 
-from ft.devices import devices, torch_build
+from ft.devices import devices, on_gpu, torch_build
 from ft.errors import ConfigError
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.accelerators import _checks
@@ -75,7 +75,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     kernel = kernel_of(plan)
     why = "FlashAttention and cuDNN are CUDA kernels; on a CPU packed batches already attend by PyTorch's SDPA"
     yield from _checks.needs_gpu(plan, NAMES[kernel], why, "flash_attn", "auto")
-    if _checks.on_gpu(plan):
+    if on_gpu(plan):
         yield from _machine_problems(kernel)
     if plan.get("attention") == "padded":
         yield Problem(

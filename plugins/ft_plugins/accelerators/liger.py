@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
+from ft.devices import on_gpu, sharding_problems
 from ft.errors import ConfigError, did_you_mean
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.accelerators import _checks
@@ -49,7 +50,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     yield from _checks.needs_gpu(
         plan, "liger", "its kernels are written in Triton, which compiles for GPUs", key, "false"
     )
-    if _checks.on_gpu(plan) and find_spec("liger_kernel") is None:
+    if on_gpu(plan) and find_spec("liger_kernel") is None:
         yield Problem("liger-kernel is not installed", remedy=PACKAGE, keys=(key,), exit_code=5)
     for name in LOSSES.keys() & {name for name, on in (plan.of(LigerOptions).liger_kernel_config or {}).items() if on}:
         yield Problem(
@@ -60,7 +61,8 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
         )
     both = "both replace the norms and MLPs of each layer"
     yield from _checks.apart(plan, "liger", {"unsloth": both}, (key,))
-    yield from _checks.sharded(plan, "liger", "its kernels read whole weights, and were not proved on shards")
+    why = "its kernels read whole weights, and were not proved on shards"
+    yield from sharding_problems(plan, "liger", why, "or leave liger out")
 
 
 @hookimpl

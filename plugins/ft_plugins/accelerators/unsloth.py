@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
+from ft.devices import on_gpu, sharding_problems
 from ft.errors import ConfigError
 from ft_hookspecs import Change, Problem, hookimpl
 from ft_plugins.accelerators import _checks
@@ -33,7 +34,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     yield from _checks.needs_gpu(
         plan, "unsloth", "its kernels are written in Triton, which compiles for GPUs", key, "false"
     )
-    if _checks.on_gpu(plan) and find_spec("unsloth") is None:
+    if on_gpu(plan) and find_spec("unsloth") is None:
         yield Problem("unsloth is not installed", remedy=PACKAGE, keys=(key,), exit_code=5)
     yield from _checks.lora_only(plan, "unsloth", why="its kernels are for LoRA layers")
     yield from _checks.quantised(plan, "unsloth", why="its kernels read plain and bitsandbytes weights", allowed="bnb")
@@ -51,7 +52,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
             remedy="set use_unsloth: false",
             keys=(key, "stage"),
         )
-    yield from _checks.sharded(plan, "unsloth", "its kernels read whole weights")
+    yield from sharding_problems(plan, "unsloth", "its kernels read whole weights", "or leave unsloth out")
 
 
 @hookimpl

@@ -27,7 +27,7 @@ def complaints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
 
     def plan(words: str, machine: str = "cpu", installed: tuple[str, ...] = (), torch: str = "2.13.0+cu130") -> str:
         here = MACHINES[machine]
-        monkeypatch.setattr("ft_plugins.accelerators._checks.devices", lambda: here)
+        monkeypatch.setattr("ft.devices.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.devices", lambda: here)
         monkeypatch.setattr("ft.training.precision.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.has_package", lambda: "flash_attn" in installed)
