@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Final
 
-from ft.devices import devices
+from ft.devices import on_gpu
 from ft.options import ModelOptions
 from ft_plugins.adapters import _targets
 
@@ -46,8 +46,7 @@ def beside(
     further = [*(plan.get("additional_target") or ()), *_ends_that_grow(plan)]
     copied = sum(prod(shape.tensors[name]) for name in _inside(shape.tensors, further))
     added = copied + sum(size(*shape.matrices[name]) for name in names)
-    on_gpu = devices().cuda and not plan.get("use_cpu")
-    mask = (1 if on_gpu else estimate.trained_bytes) if dropout else 0
+    mask = (1 if on_gpu(plan) else estimate.trained_bytes) if dropout else 0
     return replace(
         estimate,
         trained=added,

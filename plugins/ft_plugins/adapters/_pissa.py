@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ft.devices import sharding_problems
 from ft.errors import ConfigError
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
@@ -51,14 +52,8 @@ def problems(plan: Plan) -> Iterable[Problem]:
             remedy="set reward_model_type: full, or take pissa_init out",
             keys=("pissa_init", "reward_model", "reward_model_type"),
         )
-    for key in ("deepspeed", "fsdp"):
-        if plan.get(key):
-            yield Problem(
-                f"pissa_init with {key}",
-                why="each process would take the principal part of its own shard, and not of the matrix",
-                remedy="take one of them out",
-                keys=("pissa_init", key),
-            )
+    why = "each process would take the principal part of its own shard, and not of the matrix"
+    yield from sharding_problems(plan, "pissa_init", why, "or take pissa_init out", ("pissa_init",))
 
 
 def create(run: Run, model: PreTrainedModel, config: LoraConfig) -> PeftModel:

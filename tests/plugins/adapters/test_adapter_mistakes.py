@@ -21,7 +21,7 @@ PLANNING = {
     ),
     "conversion without PiSSA": ("pissa_convert: true", "nothing to convert", "pissa_init: true"),
     "PiSSA that goes on": ("pissa_init: true\nadapter_name_or_path: org/x", "goes on with one", "create_new_adapter"),
-    "PiSSA in shards": ("pissa_init: true\nfsdp: full_shard", "pissa_init with fsdp", "take one"),
+    "PiSSA in shards": ("pissa_init: true\nfsdp: full_shard", "pissa_init cannot be combined with fsdp", "take fsdp"),
     "rate of embeddings alone": ("loraplus_lr_embedding: 1e-5", "without loraplus_lr_ratio", "set loraplus_lr_ratio"),
     "blocks twice": ("finetuning_type: oft\noft_rank: 4\noft_block_size: 16", "are both set", "keep oft_block_size"),
     "no blocks": ("finetuning_type: oft\noft_block_size: 0", "nothing to train", "oft_block_size: 32"),
