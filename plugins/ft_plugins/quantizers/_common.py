@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from ft.devices import SHARDING, sharding_problems
 from ft.errors import ConfigError
 from ft.quantization import OTHER_MODELS, is_quantised, mark, numbers_in, quantizer, stored_bytes
 from ft_hookspecs import Change, Problem
@@ -64,16 +65,10 @@ def _several(plan: Plan, name: str) -> Iterator[Problem]:
         )
 
 
-def sharding_problems(plan: Plan, name: str, why: str) -> Iterator[Problem]:
+def whole_problems(plan: Plan, name: str, why: str, by: tuple[str, ...] = SHARDING) -> Iterator[Problem]:
     """Weights that cannot be spread over processes."""
-    for key in ("fsdp", "deepspeed"):
-        if plan.get(key):
-            yield Problem(
-                f"{name} with {key}",
-                why=why,
-                remedy=f"take {key} out: each process then holds all of the quantised weights",
-                keys=(key, "quantization_method", BITS),
-            )
+    remedy = "so that each process holds all of the quantised weights"
+    yield from sharding_problems(plan, name, why, remedy, ("quantization_method", BITS), by)
 
 
 def device_of(plan: Plan) -> torch.device:

@@ -77,20 +77,19 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 
 
 def _sharding(plan: Plan, options: BnbOptions) -> Iterator[Problem]:
-    if plan.get("deepspeed"):
-        yield from _common.sharding_problems(plan, "bnb", "its packed weights have no form that DeepSpeed partitions")
+    yield from _common.whole_problems(plan, "bnb", "DeepSpeed cannot partition its packed weights", ("deepspeed",))
     if not plan.get("fsdp"):
         return
     if plan.get(_common.BITS) == 8:
         yield Problem(
-            "bnb with 8 bits and fsdp",
+            "bnb with 8 bits cannot be combined with fsdp",
             why="int8 weights and their scales cannot be sharded together",
             remedy="set quantization_bit: 4, or take fsdp out",
             keys=("fsdp", _common.BITS),
         )
     elif options.bnb_4bit_quant_storage == "uint8":
         yield Problem(
-            "bnb with 4 bits packed into uint8, and fsdp",
+            "bnb with 4 bits packed into uint8 cannot be combined with fsdp",
             why="FSDP shards weights of one floating-point format together",
             remedy="set bnb_4bit_quant_storage to the format of the other weights (bfloat16), and dtype likewise",
             keys=("fsdp", "bnb_4bit_quant_storage", _common.BITS),

@@ -26,7 +26,7 @@ WIDTHS: Final = (8,)
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "eetq", WIDTHS, default=8)
-    yield from _common.sharding_problems(plan, "eetq", "a shard would hold weights without their scales")
+    yield from _common.whole_problems(plan, "eetq", "a shard would hold weights without their scales")
 
 
 @hookimpl

@@ -46,7 +46,7 @@ def ft_options() -> type[PluginOptions]:
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "hqq", tuple(STORED))
-    yield from _common.sharding_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+    yield from _common.whole_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
     yield from refusals(
         lambda: _check_rows(plan, inputs_of(plan) if _common.bits_of(plan) else {}),
         "hqq_group_size",

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ft.devices import devices
+from ft.devices import on_gpu
 from ft.errors import ConfigError
 from ft.options import ModelOptions
 from ft.quantization import quantised_files, quantization_of
@@ -85,7 +85,7 @@ def _needs(plan: Plan, name: str, method: Method) -> Iterator[Problem]:
             keys=("model_name_or_path",),
             exit_code=5,
         )
-    if method.gpu and (plan.get("use_cpu") or not devices().cuda):
+    if method.gpu and not on_gpu(plan):
         yield Problem(
             f"files quantised by {name} need a GPU",
             why="its kernels are CUDA's",
