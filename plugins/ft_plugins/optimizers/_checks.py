@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
+from ft.devices import processes, sharding_problems
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
 
@@ -47,14 +47,8 @@ def whole_weights(plan: Plan, name: str, why: str, *, adapters: bool = False) ->
             remedy="take quantization_bit out",
             keys=(f"use_{name}", "quantization_bit"),
         )
-    for key in ("deepspeed", "fsdp"):
-        if plan.get(key):
-            yield Problem(
-                f"{name} with {key}",
-                why=f"{why}; {key} cuts them into shards",
-                remedy=f"take {key} out, or use an optimizer that steps each weight by itself, such as adamw_torch",
-                keys=(f"use_{name}", key),
-            )
+    remedy = "or use an optimizer that steps each weight by itself, such as adamw_torch"
+    yield from sharding_problems(plan, name, f"{why}; sharding cuts them", remedy, (f"use_{name}",))
 
 
 def within_backward(plan: Plan, key: str) -> Iterator[Problem]:
@@ -92,8 +86,3 @@ def one_process(key: str, why: str) -> Iterator[Problem]:
             remedy="start one process, or use an optimizer without it",
             keys=(key,),
         )
-
-
-def processes() -> int:
-    """How many processes the launcher has started for this run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ft.devices import devices
+from ft.devices import on_gpu
 from ft_hookspecs import Problem, hookimpl
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _problems(plan: Plan, name: str, optim: Optim) -> Iterator[Problem]:
             keys=("optim",),
             exit_code=5,
         )
-    if optim.gpu and (not devices().cuda or plan.get("use_cpu")):
+    if optim.gpu and not on_gpu(plan):
         yield Problem(
             f"optim: {name} needs an NVIDIA GPU",
             why=optim.gpu,
