@@ -101,6 +101,10 @@ class DataCounts:
         """Count one row that does not become an example."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
+    def repair(self, what: str) -> None:
+        """Count one row of which something was made otherwise than it was given."""
+        self.repaired[what] = self.repaired.get(what, 0) + 1
+
     def add(self, other: DataCounts) -> None:
         """Add the numbers of another part of the same rows."""
         for name in ("rows", "examples", "tokens", "supervised", "truncated"):

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft.config.source import FORMATS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ft.plugins import PluginManager
     from ft_hookspecs import Plan
 
-CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 SWITCHES = ("--do_", "--overwrite_")  # keys beginning so are switches: no file is their value
 TRUTHS = {"true", "false"}
 
@@ -66,7 +67,7 @@ def free_words(words: Sequence[str]) -> Iterator[int]:
 
 
 def _is_config(word: str) -> bool:
-    return "=" not in word and word.lower().endswith(CONFIG_SUFFIXES)
+    return "=" not in word and word.lower().endswith(FORMATS)
 
 
 def _is_switch(flag: str, following: Sequence[str]) -> bool:

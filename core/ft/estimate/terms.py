@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ft_hookspecs import Estimate
 
 CHUNK_ELEMENTS: Final = 2**25
-"""Logits of one chunk of the packed head, as ``ft.training.head`` has it."""
+"""Logits of one chunk of the packed head: 128 MiB in fp32. Fewer make the products slower, more only take memory."""
+LEAST_ROWS: Final = 32
+"""Of one chunk, however large the vocabulary is."""
 BACK: Final = ("o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj")
 """Linear maps back into the hidden state. The input of each is its own; the others of a module share one."""
 FP32: Final = 4
@@ -168,6 +170,6 @@ def logits(e: Estimate) -> float:
     shape, c = e.shape, e.compute_bytes
     if not e.packed:
         return e.tokens * shape.vocabulary * (2 * FP32 + (c if c < FP32 else 0))
-    rows = min(e.tokens, max(32, CHUNK_ELEMENTS // shape.vocabulary))
+    rows = min(e.tokens, max(LEAST_ROWS, CHUNK_ELEMENTS // shape.vocabulary))
     gradient = FP32 * shape.vocabulary * shape.hidden if e.trains_head else 0
     return rows * shape.vocabulary * (c + FP32) + e.tokens * shape.hidden * c + gradient

@@ -21,13 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ft.estimate.terms import CHUNK_ELEMENTS, LEAST_ROWS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-CHUNK_ELEMENTS: Final = 2**25
-"""Logits of one chunk: 128 MiB in fp32. Fewer rows make the products slower, more only take memory."""
-
-LEAST_ROWS: Final = 32
 
 OWN_FORWARD_ROWS: Final = 256
 """Rows of a chunk for a head whose vocabulary is not ours to ask for."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from ft.errors import ConfigError, nearest
-from ft_plugins.adapters._targets import linear_layers
+from ft_plugins.adapters._targets import ALL, SHOWN, linear_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ft_hookspecs import Run
 
 Group = dict[str, Any]
-
-ALL: Final = "all"
-SHOWN: Final = 8
 
 
 def projected_groups(
