@@ -22,6 +22,11 @@ SECRET: dict[str, Any] = {"secret": True}
 """``json_schema_extra`` of a field whose value must never be shown or written."""
 
 
+def listed(text: str) -> list[str]:
+    """The names in a text with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 class ModelOptions(PluginOptions):
     """Which model, and how it is loaded."""
 

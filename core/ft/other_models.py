@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ft.errors import DataError, PluginError
+from ft.options import listed
 from ft_hookspecs import OtherModel, Run
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def load_other(
     """
     from ft.modeling import check_vocabulary, load_tokenizer
 
-    names = [each.strip() for each in (adapters or "").split(",") if each.strip()]
+    names = listed(adapters or "")
     files = plugins.hook.ft_resolve_model(plan=run.plan, name=name)
     if files is None:
         raise DataError(f"no plugin can find the model {name!r}", remedy="give a folder, a .gguf file or a hub id")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.errors import ConfigError, DataError, FtError, first_line
 from ft.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ft.options import ModelOptions
+from ft.options import ModelOptions, listed
 from ft_plugins.models._folders import pickled_weights, read_json
 from ft_plugins.models.local import is_path
 
@@ -28,8 +28,7 @@ RESIDUAL: Final = "residual_base"
 
 def names(plan: Plan) -> list[str]:
     """The adapters to start from, in order."""
-    value = plan.of(ModelOptions).adapter_name_or_path or ""
-    return [name.strip() for name in value.split(",") if name.strip()]
+    return listed(plan.of(ModelOptions).adapter_name_or_path or "")
 
 
 def split(plan: Plan) -> tuple[list[str], str | None]:

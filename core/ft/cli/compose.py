@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft.config.source import FORMATS
+from ft.options import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ def schema_of(
 
 def split_names(values: Sequence[str] | None) -> list[str]:
     """``["a,b", "c"]`` → ``["a", "b", "c"]``."""
-    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+    return [name for value in values or () for name in listed(value)]
 
 
 def split_config(words: Sequence[str]) -> tuple[Path | None, list[str]]:

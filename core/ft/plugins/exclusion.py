@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ft.options import listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -47,8 +49,7 @@ def exclusions(words: Iterable[str], environ: Mapping[str, str]) -> tuple[Exclus
 
 def disabled_plugins(environ: Mapping[str, str]) -> tuple[str, ...]:
     """What ``FT_DISABLE_PLUGINS`` names: a comma-separated list of names, ``kind:name`` or distributions."""
-    names = (name.strip() for name in environ.get(VARIABLE, "").split(","))
-    return tuple(name for name in names if name)
+    return tuple(listed(environ.get(VARIABLE, "")))
 
 
 def names_of(plugin: PluginInfo) -> tuple[str, str, str]:
