@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, requires
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ft.errors import EnvironmentProblem, FtError, PluginError
 from ft.plugins.blame import at_fault, described, module_of, place
-from ft.plugins.finding import canonical
 from ft.plugins.in_house import import_file, is_file, is_in_house
 
 if TYPE_CHECKING:
@@ -105,13 +103,15 @@ def _declared_before(error: ModuleNotFoundError, package: str) -> str:
 
 def _requirement(plugin: PluginInfo, package: str) -> str:
     """What the plugin's own metadata asks for under that name, quoted for a shell; else the name itself."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     try:
-        stated = requires(plugin.distribution) or []
-    except PackageNotFoundError:
+        stated = [Requirement(line) for line in requires(plugin.distribution) or ()]
+    except (PackageNotFoundError, ValueError):
         stated = []
     for requirement in stated:
-        wanted = requirement.partition(";")[0].strip()
-        name = re.match(r"[\w.-]+", wanted)
-        if name and canonical(name[0]) == canonical(package):
-            return f"'{wanted}'"
-    return canonical(package)
+        if canonicalize_name(requirement.name) == canonicalize_name(package):
+            requirement.marker = None
+            return f"'{requirement}'"
+    return canonicalize_name(package)
