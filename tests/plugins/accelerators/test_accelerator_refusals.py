@@ -17,7 +17,7 @@ REFUSED = [
     # words, machine, what is installed, what is wrong, why, what to do
     ("flash_attn=fa2", "cpu", "", "needs an NVIDIA GPU", "already attend by PyTorch's SDPA", "flash_attn: auto"),
     ("flash_attn=fa2 use_cpu=true", "h200", "",
-     "needs an NVIDIA GPU", "use_cpu asks for the CPU", "flash_attn: auto"),
+     "needs an NVIDIA GPU", "CPU, as use_cpu asks", "flash_attn: auto"),
     ("flash_attn=fa2", "v100", "",
      "does not run on NVIDIA V100", "capability 8.0, the device has 7.0", "flash_attn: auto"),
     ("flash_attn=fa2 attention=padded", "h200", "", "contradicts attention: padded", "no padding", "attention: auto"),
