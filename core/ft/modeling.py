@@ -123,7 +123,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    from ft.training.precision import choose_dtype
+    from ft.precision import choose_dtype
 
     attention = "eager" if plan.of(ModelOptions).flash_attn == "disabled" else "sdpa"
     arguments = {"attn_implementation": attention, "use_safetensors": True, **_access(files, plan), **options}

@@ -19,7 +19,7 @@ from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, exclusions, find_plugins, find_selectors
 from ft.record import check_output_dir
 from ft.resuming import check_resumed
-from ft.training.precision import precision_problems
+from ft.precision import precision_problems
 from ft.vocabulary import VocabularyOptions
 from ft_hookspecs import Plan, PluginOptions, Problem
 

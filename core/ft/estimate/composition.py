@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ft.devices import on_gpu, processes
 from ft.estimate.shape import UnknownShapeError, read_shape
-from ft.training.precision import dtype_name
+from ft.precision import dtype_name
 from ft_hookspecs import Estimate
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.optimization import parameter_groups
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
-    from ft.training.precision import choose_dtype, precision_problems
+    from ft.precision import choose_dtype, precision_problems
     from ft.training.reference import Reference, precompute, reference_for
     from ft.training.trainer import PackedTrainer
     from ft.training.values import (
@@ -40,7 +40,6 @@ _HOMES: Final = {
     "attach_value_head": "values",
     "base_dtype": "capability",
     "checkpoint_to_resume": "checkpoints",
-    "choose_dtype": "precision",
     "evaluate_loss": "measures",
     "evaluate_measures": "measures",
     "evaluating": "engine",
@@ -54,7 +53,6 @@ _HOMES: Final = {
     "pad": "packing",
     "parameter_groups": "optimization",
     "per_sequence": "packing",
-    "precision_problems": "precision",
     "precompute": "reference",
     "read_value_head": "values",
     "reference_for": "reference",
@@ -76,7 +74,6 @@ __all__ = [
     "attach_value_head",
     "base_dtype",
     "checkpoint_to_resume",
-    "choose_dtype",
     "evaluate_loss",
     "evaluate_measures",
     "evaluating",
@@ -90,7 +87,6 @@ __all__ = [
     "pad",
     "parameter_groups",
     "per_sequence",
-    "precision_problems",
     "precompute",
     "read_value_head",
     "reference_for",

@@ -125,7 +125,7 @@ def _machine_problems(kernel: str) -> Iterable[Problem]:
 
 
 def _precision_problems(plan: Plan) -> Iterable[Problem]:
-    from ft.training.precision import dtype_name, uses_autocast
+    from ft.precision import dtype_name, uses_autocast
 
     whole = (adapter := plan.plugin("adapters")) is not None and adapter.name in ("full", "freeze")
     if dtype_name(plan, trains_everything=whole) == "float32" and not uses_autocast(plan):

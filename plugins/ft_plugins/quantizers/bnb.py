@@ -109,7 +109,7 @@ def ft_model_load_options(run: Run) -> Mapping[str, Any]:
     logging.getLogger(CHATTY).addFilter(_says_something)
     from transformers import BitsAndBytesConfig
 
-    from ft.training.precision import choose_dtype
+    from ft.precision import choose_dtype
 
     bits, options = _common.bits_of(run.plan), run.plan.of(BnbOptions)
     if not bits:

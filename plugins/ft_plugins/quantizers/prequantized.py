@@ -157,7 +157,7 @@ def _cast_plain(plan: Plan, model: PreTrainedModel) -> None:
     """Give what is not quantised its number format: transformers leaves it in that of bitsandbytes' files."""
     from torch import nn
 
-    from ft.training.precision import choose_dtype
+    from ft.precision import choose_dtype
 
     dtype, kept = choose_dtype(plan, trains_everything=False)[0], tuple(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():

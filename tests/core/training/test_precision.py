@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ft.devices import Devices
-from ft.training import Engine, choose_dtype, pack, precision_problems, training_arguments
+from ft.precision import choose_dtype, precision_problems
+from ft.training import Engine, pack, training_arguments
 from ft_hookspecs import Plan, Run, Source
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def plan(folder: Path | None = None, **values: Any) -> Plan:
 
 def test_planning_imports_no_torch() -> None:
     code = (
-        "import sys, ft.training, ft.training.precision as p; from ft_hookspecs import Plan; "
+        "import sys, ft.training, ft.precision as p; from ft_hookspecs import Plan; "
         "list(p.precision_problems(Plan({'fp16': True}, {}, (), (), None))); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

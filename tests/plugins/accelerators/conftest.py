@@ -29,7 +29,7 @@ def complaints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
         here = MACHINES[machine]
         monkeypatch.setattr("ft.devices.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.devices", lambda: here)
-        monkeypatch.setattr("ft.training.precision.devices", lambda: here)
+        monkeypatch.setattr("ft.precision.devices", lambda: here)
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.has_package", lambda: "flash_attn" in installed)
         build = TorchBuild(torch, "13.0")
         monkeypatch.setattr("ft_plugins.accelerators.flash_attn.torch_build", lambda: build)
