@@ -38,13 +38,17 @@ def claimed_twice(key: str, first: str, second: str) -> ConfigError:
     )
 
 
-def unselected(key: str, source: Source, owner: str) -> ConfigError:
+def unselected(key: str, given: Given, owner: str) -> ConfigError:
+    """``owner``: every plugin that declares the key, ``kind:name`` with commas."""
     kind, _, name = owner.split(", ")[0].partition(":")
-    way = f"set {ALONE[kind]}: {name}" if kind in ALONE else f"select it, by its own key or with --plugin {kind}:{name}"
+    ways = f"select it, by its own key or with --plugin {kind}:{name}"
+    if kind in ALONE:
+        names = [each.partition(":")[2] for each in owner.split(", ") if each.startswith(f"{kind}:")]
+        ways = f"set {ALONE[kind]}: {' or '.join(names)}"
     return ConfigError(
-        f"'{key}' is an option of the plugin {owner}, which this run does not select",
-        where=str(source),
-        remedy=f"{way}, or take '{key}' out",
+        f"'{key}'{_as_written(given)} is an option of the plugin {owner}, which this run does not select",
+        where=str(given.source),
+        remedy=f"{ways}, or take '{given.written or key}' out",
     )
 
 
@@ -84,11 +88,15 @@ def _of_key(key: str, detail: ErrorDetails, info: FieldInfo, given: Mapping[str,
         return ConfigError(f"the default of '{key}' is not valid: {_reason(detail)}", remedy="its plugin must mend it")
     expected = f"expected {describe(info)}; given {_shown(key, given[key], info)}"
     return ConfigError(
-        f"{key}: {_reason(detail) if detail['type'] in _OWN_WORDS else expected}",
+        f"{key}{_as_written(given[key])}: {_reason(detail) if detail['type'] in _OWN_WORDS else expected}",
         where=str(given[key].source),
         why=description,
         remedy=_remedy(given[key].value, info),
     )
+
+
+def _as_written(given: Given) -> str:
+    return f" (written {given.written})" if given.written else ""
 
 
 def _of_all(detail: ErrorDetails, given: Mapping[str, Given]) -> ConfigError:

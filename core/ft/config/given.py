@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value, its place, and the spelling of a plain word: ``text`` of ``1.10`` is ``"1.10"``, of ``[a]`` is none."""
+    """A value, its place, and the spelling of a plain word: ``text`` of ``1.10`` is ``"1.10"``, of ``[a]`` is none.
+
+    ``written`` is the key in the file where it has another name here.
+    """
 
     value: Any
     source: Source
     text: str | None = None
+    written: str | None = None
 
 
 Entries = Iterable[tuple[str, Given]]

@@ -143,7 +143,7 @@ def _one_level(level: Mapping[str, Given], known: Collection[str], merged: Trans
             merged.problems.append(_conflict(key, new, given, today[new]))
         else:
             same_text = given.text if value == given.value else None
-            today[new] = replace(given, value=value, text=same_text)
+            today[new] = replace(given, value=value, text=same_text, written=key)
             merged.notes.append(f"{given.source}: {key} is now {new}; read as {_pair(new, value)}")
     return today
 

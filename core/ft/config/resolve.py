@@ -136,7 +136,7 @@ def _unknown(
     if legacy.settle(key, given, merged, owner):
         return
     if owner:
-        yield complaints.unselected(key, given.source, owner)
+        yield complaints.unselected(key, given, owner)
     else:
         yield complaints.unknown(key, given.source, {*claims.fields, *legacy.usable_names()})
 

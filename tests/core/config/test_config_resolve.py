@@ -175,7 +175,7 @@ def test_an_unselected_plugin_is_named_with_how_to_select_it() -> None:
     assert "--plugin loggers:comet," in first.remedy
     assert "set finetuning_type: lora," in second.remedy
     assert "stages:dpo, stages:kto" in third.what
-    assert "set stage: dpo," in third.remedy
+    assert "set stage: dpo or kto," in third.remedy
 
 
 def test_a_key_claimed_twice_names_both_claimants() -> None:
