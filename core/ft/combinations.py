@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ft.config.complaints import ALONE
 from ft.data.checks import data_problems
+from ft.data.templates import template_names, unknown_template
 from ft.processes import process_problems
 from ft.schedules import schedule_problems
 from ft.vocabulary import vocabulary_problems
@@ -40,6 +41,7 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
         )
     yield from process_problems(plan)
     yield from data_problems(plan)
+    yield from _template(plan, manager)
     yield from _evaluation(plan, manager)
     if plan.get("load_best_model_at_end"):
         yield from _best(plan)
@@ -77,6 +79,15 @@ def _optimizers(manager: PluginManager) -> Iterator[Problem]:
             remedy=f"keep one of them, and leave the {'other' if len(names) == 2 else 'others'} out",
             keys=tuple(f"use_{name}" for name in reversed(names)),
         )
+
+
+def _template(plan: Plan, manager: PluginManager) -> Iterator[Problem]:
+    """A template that no plugin has. A plugin that does not say which it has is asked when the data is read."""
+    silent = set(manager.implementers("ft_template")) - set(manager.implementers("ft_template_names"))
+    name = plan.get("template")
+    if name and not silent and name not in template_names(manager.hook, plan):
+        error = unknown_template(manager.hook, plan, name)
+        yield Problem(error.what, error.why, error.remedy, ("template",), error.exit_code)
 
 
 def _evaluation(plan: Plan, manager: PluginManager) -> Iterator[Problem]:

@@ -23,19 +23,24 @@ def data_problems(plan: Plan) -> Iterator[Problem]:
     yield from _mixing(options)
     if options.streaming:
         yield from _streaming(plan, options)
-    elif plan.is_set("buffer_size"):
+    elif _asks(options, "buffer_size"):
         yield Problem(
             "buffer_size has no effect", why="it belongs to streaming", remedy="take it out", keys=("buffer_size",)
         )
     if options.eval_on_each_dataset:
         yield from _each(plan, options)
-    if plan.is_set("split") and not any(_is_remote(source) for source in _sources(plan, "dataset", "eval_dataset")):
+    if _asks(options, "split") and not any(_is_remote(source) for source in _sources(plan, "dataset", "eval_dataset")):
         yield Problem(
             "split has no effect",
             why="only a data set on the hub has parts; files are read whole",
             remedy="take it out, or name the file of that part",
             keys=("split",),
         )
+
+
+def _asks(options: DataOptions, key: str) -> bool:
+    """Whether a key says something else than its default, which a file may write out."""
+    return bool(getattr(options, key) != DataOptions.model_fields[key].default)
 
 
 def _mixing(options: DataOptions) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ft_hookspecs import Problem
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
+EMBEDDING_RATE: Final = 1e-6
+
 
 def problems(plan: Plan) -> Iterable[Problem]:
     """The rate of embeddings where no rates differ."""
-    if plan.get("loraplus_lr_ratio") is None and plan.is_set("loraplus_lr_embedding"):
+    if plan.get("loraplus_lr_ratio") is None and plan.get("loraplus_lr_embedding") != EMBEDDING_RATE:
         yield Problem(
             "loraplus_lr_embedding without loraplus_lr_ratio",
             why="all that trains has the same learning rate",

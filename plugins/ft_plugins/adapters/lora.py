@@ -53,7 +53,9 @@ class LoraOptions(_peft.PeftOptions):
         default=None, gt=0, description="Learning rate of the B matrices, as a multiple of `learning_rate` (LoRA+)."
     )
     loraplus_lr_embedding: float = Field(
-        default=1e-6, ge=0, description="Learning rate of updates of embeddings with `loraplus_lr_ratio`."
+        default=_loraplus.EMBEDDING_RATE,
+        ge=0,
+        description="Learning rate of updates of embeddings with `loraplus_lr_ratio`.",
     )
 
     @property
