@@ -22,16 +22,27 @@ SIZES = {"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 4, "
 LENGTHS = (700, 31, 1200, 64, 333)
 
 
+CONTRACTS_OF = {
+    "TestLiger": ("liger_kernel",),
+    "TestUnsloth": ("unsloth",),
+    "TestFlash": (),
+    "TestCompile": (),
+    "TestOffloaded": (),
+    "TestPagedAdam": ("bitsandbytes",),
+    "TestEightBitAdam": ("bitsandbytes",),
+    "TestFusedLora": (),
+}
+ALSO_ON_CPU = ("TestEightBitAdam", "TestFusedLora")
+
+
 def checks() -> Iterable[Check]:
-    """A row for each kernel and kind of attention, and one for each accelerator."""
+    """A row for each kernel and kind of attention, and one for each accelerator and optimizer that needs a GPU."""
     for kernel, needs in (("torch", ()), ("fa2", ("flash_attn",)), ("cudnn", ())):
         for arch in ("llama", "mistral-sliding", "qwen3"):
             yield Check(f"{kernel} against padded, {arch}", partial(attention, kernel, arch), needs)
-    accelerators = {"TestLiger": "liger_kernel", "TestUnsloth": "unsloth", "TestFlash": "", "TestCompile": ""}
-    for name, package in accelerators.items():
-        needs = (package,) if package else ()
-        yield Check(f"contract: {name}", partial(contract, name), needs, seconds=120, gpu_only=True)
-    yield Check("contract: TestFusedLora", partial(contract, "TestFusedLora"), seconds=120)
+    for name, needs in CONTRACTS_OF.items():
+        gpu_only = name not in ALSO_ON_CPU
+        yield Check(f"contract: {name}", partial(contract, name), (*needs, "pytest"), seconds=200, gpu_only=gpu_only)
 
 
 def attention(kernel: Any, arch: str, place: Place) -> Mapping[str, Any]:
@@ -47,7 +58,22 @@ def attention(kernel: Any, arch: str, place: Place) -> Mapping[str, Any]:
     theirs, ours = relative(padded, exact), relative(found, exact)
     assert abs(loss - exact_loss) <= 1.5 * abs(padded_loss - exact_loss) + 2e-3 * exact_loss, (loss, exact_loss)
     assert ours <= 1.5 * theirs + 2e-3, f"gradients are off by {ours:.2e}, the padded ones by {theirs:.2e}"
-    return {"loss": round(loss, 5), "fp32": round(exact_loss, 5), "gradients off": f"{ours:.1e} (padded {theirs:.1e})"}
+    found_out = {"cuDNN takes it": cudnn_takes(arch)} if kernel == "cudnn" and place.device == "cuda" else {}
+    figures = {"loss": round(loss, 5), "fp32": round(exact_loss, 5)}
+    return {**figures, "gradients off": f"{ours:.1e} (padded {theirs:.1e})", **found_out}
+
+
+def cudnn_takes(arch: str) -> bool:
+    """Whether cuDNN computes a whole sequence of this shape itself; what it does not take goes to FlashAttention."""
+    from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+
+    config = tiny_model(arch, **SIZES).config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    q, k, v = (
+        torch.empty(1, heads, 64, size, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+    )
+    return bool(can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, True, q.shape != k.shape)))
 
 
 def rows(place: Place) -> Any:

@@ -27,10 +27,11 @@ MODES: tuple[Checkpointing, ...] = ("none", "selective", "full", "offloaded")
 
 def checks() -> Iterable[Check]:
     """Each shape and method in each mode of checkpointing; full fine-tuning of 8B needs four times its weights."""
-    for shape in speed.SHAPES:
-        for method, needs in (("lora", ()), ("qlora", ("bitsandbytes",)), ("full", ())):
+    for name, shape in speed.SHAPES.items():
+        for method, needs in speed.METHODS.items():
             for mode in MODES:
-                yield Check(f"{shape} {method} {mode}", partial(compare, shape, method, mode), needs)
+                run, least = partial(compare, name, method, mode), shape.gigabytes if method == "full" else 0
+                yield Check(f"{name} {method} {mode}", run, needs, alone=True, gigabytes=least)
 
 
 def compare(shape: str, method: str, mode: Checkpointing, place: Place) -> Mapping[str, Any]:

@@ -7,59 +7,70 @@ python benchmarks/gpu/run.py --dry-run      tiny shapes on the CPU: tries the co
 from __future__ import annotations
 
 import json
+import os
 import platform
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from importlib import metadata
-from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from check import Place, neighbour
+from check import Check, Place, neighbour
+from workers import Workers, serve
+
+from ft.devices import devices, torch_build
 
 if TYPE_CHECKING:
-    from check import Check
+    from collections.abc import Callable, Iterable, Iterator
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "gpu"
-TOPICS = ("kernels", "quantizers", "memory", "speed")
+TOPICS = ("kernels", "quantizers", "speed", "memory")
 PACKAGES = ("torch", "triton", "transformers", "peft", "flash-attn", "liger-kernel", "unsloth", "bitsandbytes", "hqq")
-BUDGET = 600.0
-"""Seconds for everything; a check that cannot begin within it is not run, and says so."""
+BESIDE = 4
+"""Checks at once that measure neither time nor memory."""
+LEAST = 5.0
+"""Seconds without which no check begins."""
+BAD = ("WRONG", "FAILED", "TIMEOUT")
 
 
 def main(
     topic: Annotated[list[str] | None, typer.Option(help="run these topics alone")] = None,
     only: Annotated[str, typer.Option(help="run the checks with this word in their name")] = "",
     dry_run: Annotated[bool, typer.Option(help="tiny shapes on the CPU")] = False,
-    save: Annotated[bool, typer.Option(help="write benchmarks/results/gpu/TOPIC.json")] = False,
-    child: Annotated[str, typer.Option(hidden=True)] = "",
-    answer: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    seconds: Annotated[float, typer.Option(help="for everything; what has not begun by then says so")] = 560,
+    save: Annotated[bool, typer.Option(help="write TOPIC.json, anew after each check")] = False,
+    into: Annotated[Path, typer.Option(help="the folder for --save")] = RESULTS,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
     """Run the checks, print the table; the exit code says whether all that ran are right."""
-    if child and answer:
-        answer.write_text(json.dumps(outcome_of(find(child), Place("cpu", tiny=True) if dry_run else Place("cuda"))))
+    topics = topic or [each for each in TOPICS if (HERE / f"{each}.py").is_file()]
+    if worker:
+        serve(find, lambda: prepare(topics), Place("cpu", tiny=True) if dry_run else Place("cuda"))
         return
-    if not dry_run and not has_gpu():
-        typer.echo("no CUDA device: --dry-run tries the code of the checks on the CPU")
+    begun = time.monotonic()
+    if not dry_run and not devices().cuda:
+        typer.echo(f"no usable CUDA device ({devices().description}): --dry-run tries the code of the checks")
         raise typer.Exit(5)
-    end, rows = time.monotonic() + BUDGET, []
-    for name in topic or [each for each in TOPICS if (HERE / f"{each}.py").is_file()]:
-        done = [carry_out(name, check, end, dry_run) for check in checks(name) if only in check.name]
-        rows += done
-        if save and done and not dry_run:
-            keep(name, done)
+    listed = [(name, check) for name in topics for check in checks(name) if only in check.name]
+    command = [sys.executable, __file__, "--worker", *["--dry-run"] * dry_run]
+    rows: list[dict[str, Any]] = []
+    ready = 1 if dry_run else min(BESIDE, cores() // 2)
+    with closing(Workers(command, ready, reuse=dry_run)) as workers:
+        for row in carried_out(listed, workers, None if dry_run else begun + seconds):
+            typer.echo(f"{time.monotonic() - begun:5.0f} s  {line(row)}")
+            rows.append(row)
+            if save and not dry_run:
+                keep(into, row)
     typer.echo(table(rows))
-    raise typer.Exit(int(any(row["status"] in ("WRONG", "FAILED", "TIMEOUT") for row in rows)))
+    raise typer.Exit(int(any(row["status"] in BAD for row in rows)))
 
 
 def checks(topic: str) -> list[Check]:
-    """The checks of a topic; this folder leaves the path, for a package may have a topic's name."""
-    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != HERE]
     return list(neighbour(topic).checks())
 
 
@@ -68,71 +79,93 @@ def find(name: str) -> Check:
     return next(check for check in checks(topic) if check.name == wanted)
 
 
-def outcome_of(check: Check, place: Place) -> dict[str, Any]:
-    """What a check gives, in its own process."""
-    try:
-        return {"status": "ok", "figures": dict(check.run(place))}
-    except AssertionError as error:
-        return {"status": "WRONG", "why": str(error)[-2000:]}
-    except Exception as error:
-        return {"status": "FAILED", "why": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+def prepare(topics: Iterable[str]) -> None:
+    """Import what the checks will need; no device is touched."""
+    for name in topics:
+        checks(name)
+    import ft.lifecycle
+    import ft.planning
+    import ft.training.trainer  # noqa: F401 - so are the two above
 
 
-def carry_out(topic: str, check: Check, end: float, dry_run: bool) -> dict[str, Any]:
-    """One row: a process with a limit, so that a failure costs a row and no more."""
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def carried_out(listed: list[tuple[str, Check]], workers: Workers, end: float | None) -> Iterator[dict[str, Any]]:
+    """A row a check, as they are done: some at once, and alone what measures; what matters most first."""
+
+    def begin(item: tuple[str, Check]) -> dict[str, Any]:
+        return carry_out(*item, workers, end)
+
+    beside = 1 if end is None else BESIDE
+    in_order = sorted(listed, key=lambda item: (item[1].late, item[1].alone))
+    for alone, group in groupby(in_order, key=lambda item: item[1].alone):
+        if alone:
+            yield from map(begin, group)
+        else:
+            yield from at_once(begin, group, beside)
+
+
+def at_once(begin: Callable[[Any], Any], items: Iterable[Any], number: int) -> Iterator[Any]:
+    with ThreadPoolExecutor(number) as pool:
+        for done in as_completed([pool.submit(begin, item) for item in items]):
+            yield done.result()
+
+
+def carry_out(topic: str, check: Check, workers: Workers, end: float | None) -> dict[str, Any]:
+    """One row: a process with a limit, so that a failure costs a row and no more. Without ``end``, a dry run."""
     row = {"topic": topic, "check": check.name}
-    if dry_run and check.gpu_only:
+    if end is None and check.gpu_only:
         return {**row, "status": "needs a GPU"}
-    if missing := [name for name in check.needs if find_spec(name) is None]:
+    if missing := check.missing():
         return {**row, "status": "not installed", "why": ", ".join(missing)}
-    if (left := end - time.monotonic()) < 5 and not dry_run:
-        return {**row, "status": "no time left"}
+    if end is not None and (has := devices().gpus[0].memory / 1e9) < check.gigabytes:
+        return {**row, "status": "too small a GPU", "why": f"{check.gigabytes:.0f} GB needed, it has {has:.0f}"}
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        words = [sys.executable, __file__, "--child", f"{topic}:{check.name}", "--answer", str(answer)]
-        limit = None if dry_run else min(check.seconds, left)
-        try:
-            done = subprocess.run(
-                words + ["--dry-run"] * dry_run, capture_output=True, text=True, timeout=limit, check=False
-            )
-            died = {"status": "FAILED", "why": (done.stderr or done.stdout)[-2000:] or f"exit code {done.returncode}"}
-            outcome = json.loads(answer.read_text()) if answer.is_file() else died
-        except subprocess.TimeoutExpired:
-            outcome = {"status": "TIMEOUT", "why": f"more than {limit:.0f} s"}
-    row |= {"seconds": round(time.monotonic() - begun, 1), **outcome}
-    typer.echo(line(row))
-    return row
+    if end is not None and end - begun < LEAST:
+        return {**row, "status": "no time left"}
+    outcome = workers.carry_out(f"{topic}:{check.name}", check.seconds, end)
+    return {**row, "seconds": round(time.monotonic() - begun, 1), **outcome}
 
 
 def line(row: dict[str, Any]) -> str:
     figures = ", ".join(f"{name} {value}" for name, value in row.get("figures", {}).items())
-    return f"| {row['topic']} | {row['check']} | {row['status']} | {figures or row.get('why', '').strip()[-300:]} |"
+    said = figures or row.get("why", "").strip()[-300:].replace("\n", " ")
+    return f"| {row['topic']} | {row['check']} | {row['status']} | {said} |"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in the order of the topics, whichever was done first."""
     head = ["", "| topic | check | | figures |", "| --- | --- | --- | --- |"]
-    return "\n".join([*head, *(line(row).replace("\n", " ") for row in rows)])
+    return "\n".join([*head, *map(line, sorted(rows, key=lambda row: TOPICS.index(row["topic"])))])
 
 
-def keep(topic: str, rows: list[dict[str, Any]]) -> None:
-    """The rows of one topic with the machine that they come from."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "rows": rows}, indent=1)
-    (RESULTS / f"{topic}.json").write_text(text + "\n", encoding="utf-8")
+def keep(folder: Path, row: dict[str, Any]) -> None:
+    """Add one row to those of its topic, in place of an earlier one of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, here = folder / f"{row['topic']}.json", machine()
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows = found["rows"] if found.get("machine") == here else []
+    rows = [each for each in rows if each["check"] != row["check"]] + [row]
+    path.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:
-    import torch
+    build = torch_build()
+    return {
+        "device": devices().gpus[0].name,
+        "python": platform.python_version(),
+        "cuda": build.cuda if build else None,
+        **{name: version for name in PACKAGES if (version := version_of(name))},
+    }
 
-    versions = {name: metadata.version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))}
-    return {"device": torch.cuda.get_device_name(), "python": platform.python_version(), **versions}
 
-
-def has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 WARM_UP, TIMED = 5, 20
-PEAK = 989e12
-"""bf16 products a second of an H100 or H200 by NVIDIA's data sheet, dense; MFU is a share of it."""
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""bf16 operations a second by NVIDIA's data sheets, dense; MFU is a share of it, and not given for other devices."""
 PROMPT = 0.3
 """The share of each sequence that is no label."""
 
@@ -36,6 +37,8 @@ class Shape:
     architecture: str
     config: Mapping[str, Any]
     lengths: tuple[int, ...]
+    gigabytes: float
+    """What full fine-tuning needs."""
 
 
 SHAPES = {
@@ -51,6 +54,7 @@ SHAPES = {
             "tie_word_embeddings": True,
         },
         (512, 1024, 2048, 700, 300, 1500, 2108) * 2,
+        gigabytes=40,
     ),
     "Llama-3.1-8B": Shape(
         "llama",
@@ -63,22 +67,29 @@ SHAPES = {
             "vocab_size": 128256,
         },
         (512, 1024, 1500, 700, 360),
+        gigabytes=90,
     ),
 }
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 TINY |= {"intermediate_size": 128, "vocab_size": 384}
-ACCELERATORS = {"liger": ("liger_kernel",), "unsloth": ("unsloth",), "fused_lora": (), "compile": (), "cudnn": ()}
+ACCELERATORS = {"liger": ("liger_kernel",), "unsloth": ("unsloth",), "fused_lora": (), "cudnn": (), "compile": ()}
+
+
+METHODS = {"lora": (), "qlora": ("bitsandbytes",), "full": ()}
 
 
 def checks() -> Iterable[Check]:
-    """Each shape: LoRA, QLoRA and full fine-tuning plain, and LoRA with each accelerator."""
-    yield Check("GEMM ceiling", gemm)
-    for shape in SHAPES:
-        for method, needs in (("lora", ()), ("qlora", ("bitsandbytes",)), ("full", ())):
-            yield Check(f"{shape} {method}", partial(speed, shape, method, None), needs, seconds=120)
-        for name, needs in ACCELERATORS.items():
-            gpu_only = name in ("liger", "unsloth")
-            yield Check(f"{shape} lora {name}", partial(speed, shape, "lora", name), needs, 150, gpu_only)
+    """Each shape: LoRA, QLoRA and full fine-tuning plain, and then LoRA with each accelerator."""
+    yield Check("GEMM ceiling", gemm, alone=True)
+    for name, shape in SHAPES.items():
+        for method, needs in METHODS.items():
+            run, least = partial(speed, name, method, None), shape.gigabytes if method == "full" else 0
+            yield Check(f"{name} {method}", run, needs, seconds=90, alone=True, gigabytes=least)
+    for accelerator, needs in ACCELERATORS.items():
+        gpu_only = accelerator in ("liger", "unsloth")
+        for name in SHAPES:
+            run = partial(speed, name, "lora", accelerator)
+            yield Check(f"{name} lora {accelerator}", run, needs, 150, gpu_only, alone=True, late=True)
 
 
 def gemm(place: Place) -> Mapping[str, Any]:
@@ -93,23 +104,26 @@ def ceiling(place: Place, size: int = 8192) -> float:
 
 
 def timed(step: Any, place: Place, warm_up: int, repeats: int) -> list[float]:
-    """Seconds of each repetition, by events of the device."""
+    """Seconds of each repetition, by events of the device: the host is never waited for in between, as in training."""
     for _ in range(warm_up):
         step()
-    seconds = []
-    for _ in range(repeats):
-        if place.device == "cpu":
-            begun = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - begun)
-            continue
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+    if place.device == "cpu":
+        return [clocked(step) for _ in range(repeats)]
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()  # what making the model took is not the step's
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
         step()
-        end.record()
-        end.synchronize()
-        seconds.append(begin.elapsed_time(end) / 1000)
-    return seconds
+        mark.record()
+    torch.cuda.synchronize()
+    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
+
+
+def clocked(step: Any) -> float:
+    begun = time.perf_counter()
+    step()
+    return time.perf_counter() - begun
 
 
 def speed(shape: str, method: str, accelerator: str | None, place: Place) -> Mapping[str, Any]:
@@ -132,18 +146,24 @@ def speed(shape: str, method: str, accelerator: str | None, place: Place) -> Map
         losses.append(loss.detach())
 
     seconds = statistics.median(timed(step, place, 1 if place.tiny else WARM_UP, 2 if place.tiny else TIMED))
+    allocated = torch.cuda.max_memory_allocated() if place.device == "cuda" else 0
     assert torch.stack(losses).isfinite().all(), "a loss is not finite"
-    rate, top = operations(model, lengths, labels, method) / seconds, ceiling(place)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if place.device == "cuda" else 0.0
+    rate = operations(model, lengths, labels, method) / seconds
     return {
         "label tokens/s": round(labels / seconds),
         "real tokens/s": round(sum(lengths) / seconds),
-        "MFU": f"{rate / PEAK:.1%}",
-        "of GEMM ceiling": f"{rate / top:.1%}",
-        "peak GiB": round(peak, 2),
+        **utilization(rate, place),
+        "of GEMM ceiling": f"{rate / ceiling(place):.1%}",
+        "peak GiB": round(allocated / 2**30, 2),
         "ms": round(1000 * seconds, 1),
         "loss": round(losses[0].item(), 4),
     }
+
+
+def utilization(rate: float, place: Place) -> dict[str, str]:
+    """MFU, where the device's data sheet is known."""
+    name = torch.cuda.get_device_name() if place.device == "cuda" else ""
+    return next(({"MFU": f"{rate / most:.1%}"} for known, most in PEAKS.items() if known in name), {})
 
 
 def made(shape: Shape, method: str, place: Place) -> nn.Module:
@@ -166,19 +186,17 @@ def made(shape: Shape, method: str, place: Place) -> nn.Module:
 
 
 def quantise(model: nn.Module) -> None:
-    """Every linear layer but the head in nf4 with double quantisation."""
+    """Every linear layer but the head in nf4 with double quantisation, one after the other where it lies."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear and "lm_head" not in n]:
-        device, bias = layer.weight.device, layer.bias
-        new = Linear4bit(
-            layer.in_features, layer.out_features, bias is not None, torch.bfloat16, quant_type="nf4", device="meta"
-        )
-        new.weight = Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4", module=new).to(device)
-        new.bias = bias
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, new)
-        del layer
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and "lm_head" not in name]
+    for name in names:
+        layer = model.get_submodule(name)
+        sizes, weight = (layer.in_features, layer.out_features), layer.weight.data
+        new = Linear4bit(*sizes, layer.bias is not None, torch.bfloat16, quant_type="nf4", device="meta")
+        new.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=new).to(weight.device)
+        new.bias = layer.bias
+        model.set_submodule(name, new)
 
 
 def accelerate(model: nn.Module, name: str, place: Place) -> None:

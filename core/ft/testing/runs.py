@@ -1,7 +1,8 @@
 """Whole runs in processes of their own, that can be killed and that can be a group: what a contract test needs.
 
 The processes are forked from one that has the libraries imported and has computed nothing, so that a run of a tiny
-model costs a second, not ten.
+model costs a second, not ten. CUDA does not survive a fork, not even one that only asked how many devices there are,
+as libraries do when they are imported: a run on a GPU imports all of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from ft.devices import devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +80,8 @@ class Runs:
         folder = Path(merged["output_dir"])
         printed = folder.with_name(f"{folder.name}.out")
         port = _free_port()
-        context = _context(self.preload)
+        forks = merged.get("use_cpu") or not devices().cuda
+        context = _context(self.preload) if forks else multiprocessing.get_context("spawn")
         group = [
             context.Process(target=_run, args=(words, plugins, rank, processes, port, kill_after, str(printed)))
             for rank in range(processes)

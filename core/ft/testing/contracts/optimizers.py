@@ -131,13 +131,18 @@ def _train(keys: Mapping[str, Any], folder: Path, plugins: list[str], checkpoint
     sequences = [torch.randint(4, 384, (length,), generator=draw).tolist() for length in LENGTHS]
     run.train_dataset = Dataset.from_list([{"input_ids": ids, "labels": ids} for ids in sequences])
     model: Any = run.model
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    before = _copied(model)
     training = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     lifecycle.build_trainer(run, manager)
     trainer: Any = run.trainer
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    weights = _copied(model)
     moved = frozenset(name for name, weight in weights.items() if not torch.equal(weight, before[name]))
     begun = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row and row["step"] > begun]
     return Trained(training, moved, weights, losses, run.output_dir)
+
+
+def _copied(model: Any) -> dict[str, torch.Tensor]:
+    """Its parameters, on the CPU: the trainer may have moved the model to a GPU."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
