@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 ft_requires: Final = dict.fromkeys(("galore_torch", "bitsandbytes"), "pip install 'ft-framework[galore]'")
 
 EIGHT_BIT: Final = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit")
+IN_8_BITS: Final = {"optim_bits": 8, "min_8bit_size": 4096, "max_unorm": 0.0, "skip_zeros": False} | {
+    "percentile_clipping": 100,
+    "block_wise": True,
+}
+"""What bitsandbytes takes for granted; the last two are for older ones. galore_torch passes it by position, where
+bitsandbytes 0.50 reads a bound of each step by the norm of its weight, which is zero while it is projected."""
 VARIANTS: Final = ("adamw_torch", "adafactor", *EIGHT_BIT)
 """What ``optim`` may be: it says which optimizer works in the few dimensions."""
 
@@ -115,4 +122,4 @@ def _variant(plan: Plan) -> tuple[type[Optimizer], dict[str, Any]]:
         case "adamw_torch":
             return GaLoreAdamW, {**adam, "no_deprecation_warning": True}
         case name:
-            return GaLoreAdamW8bit, {**adam, "is_paged": str(name).startswith("paged")}
+            return GaLoreAdamW8bit, {**adam, "args": SimpleNamespace(**IN_8_BITS), "is_paged": "paged" in str(name)}
