@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from ft.devices import devices
+from ft.devices import on_gpu
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.optimizers import _estimate
 from ft_plugins.optimizers._checks import optim_problems, whole_weights, within_backward
@@ -68,7 +68,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set bf16: true instead of pure_bf16, or take optim out",
             keys=("pure_bf16", "optim"),
         )
-    if plan.is_set("optim") and plan.get("optim") in EIGHT_BIT and (not devices().cuda or plan.get("use_cpu")):
+    if plan.is_set("optim") and plan.get("optim") in EIGHT_BIT and not on_gpu(plan):
         yield Problem(
             f"galore with optim: {plan.get('optim')} needs an NVIDIA GPU",
             why="galore_torch waits for CUDA after each weight",
