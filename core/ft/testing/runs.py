@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ft.devices import devices
+from ft.files import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ class Outcome:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``; none if the run wrote none."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / ROWS
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def series(self, name: str, event: str = "train") -> dict[int, float]:
