@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from ft_plugins.selectors import OPTIONS, select
+from ft_plugins.selectors import _BITS, _COMPILING, _SWITCHES, OPTIONS, select
 
 ALWAYS = [
     "accelerators:checkpointing", "loggers:console", "loggers:jsonl", "optimizers:optim",
@@ -13,6 +15,13 @@ ALWAYS = [
     "datasets:text",
 ]  # fmt: skip
 SOURCES = ["models:gguf", "models:local", "models:hub"]
+
+
+def test_the_guide_lists_every_key_that_selects() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    table = page.partition("## Keys and plugins")[2].partition("\n## ")[0]
+    keys = {*OPTIONS.model_fields, *_SWITCHES, *_BITS, *_COMPILING} - {"run_name", "project"}
+    assert {key for key in keys if f"`{key}`" not in table and f"`{key}: " not in table} == set()
 
 
 def chosen(**values: object) -> list[str]:
