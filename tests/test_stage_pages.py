@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import PluginInfo
 
 PAGES = Path(__file__).parents[1] / "docs" / "stages"
-STAGES = [info for info in find_plugins().of("stages") if info.distribution == "ft-framework"]
+STAGES = [info for info in find_plugins() if (info.kind, info.distribution) == ("stages", "ft-framework")]
 
 CHAINED = {"dpo", "kto", "ppo", "grpo", "rloo"}
 """Their examples start from what others saved; tests/examples plans them after those."""

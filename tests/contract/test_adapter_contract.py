@@ -84,5 +84,5 @@ class TestOftAndWholeModules(AdapterContract):
 
 
 def test_every_adapter_that_ships_is_in_the_table():
-    shipped = {info.name for info in find_plugins().of("adapters") if info.distribution == "ft-framework"}
+    shipped = {info.name for info in find_plugins() if (info.kind, info.distribution) == ("adapters", "ft-framework")}
     assert {contract.plugin for contract in AdapterContract.__subclasses__()} == shipped

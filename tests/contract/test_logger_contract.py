@@ -129,4 +129,6 @@ class TestSwanlab(LoggerContract):
 
 def test_every_logger_is_in_the_table():
     tested = {case.plugin for case in LoggerContract.__subclasses__()} | {"plot_loss"}
-    assert {info.name for info in find_plugins().of("loggers") if info.distribution == "ft-framework"} <= tested
+    assert {
+        info.name for info in find_plugins() if (info.kind, info.distribution) == ("loggers", "ft-framework")
+    } <= tested

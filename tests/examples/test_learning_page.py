@@ -31,7 +31,7 @@ def test_what_must_hold_of_each_example_that_has_run_holds(learning):
 
 
 def test_every_stage_is_among_the_examples(learning):
-    shipped = {info.name for info in find_plugins().of("stages") if info.distribution == "ft-framework"}
+    shipped = {info.name for info in find_plugins() if (info.kind, info.distribution) == ("stages", "ft-framework")}
     assert {name.partition("-")[0] for name in learning.EXAMPLES} == shipped
 
 
