@@ -27,7 +27,7 @@ def share_cores(run: Run) -> None:
         return
     if (used := used_by_others()) > ENOUGH:
         os.environ[WAIT_POLICY] = "PASSIVE"
-        run.decide(f"threads sleep while they wait for each other: other programs use {used:.1f} CPU cores")
+        run.decide(f"threads sleep while they wait, because other programs use {used:.1f} CPU cores")
 
 
 def used_by_others(seconds: float = 0.2) -> float:

@@ -68,7 +68,7 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> str:
             remedy="set eos_token in its tokenizer_config.json",
         )
     tokenizer.pad_token = token
-    return f"padding is {token!r}: the tokenizer names no padding token, and padding is always masked"
+    return f"padding token is {token!r}, because the tokenizer defines none; padding is always masked"
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, template: Template | None, folder: Path) -> None:

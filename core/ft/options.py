@@ -71,7 +71,7 @@ class DataOptions(PluginOptions):
         description="Data sets to train on: names in `dataset_info.json`, paths of files, or Hugging Face ids.",
     )
     eval_dataset: list[str] | None = Field(
-        default=None, description="Data sets to evaluate on; cannot be given with `val_size`."
+        default=None, description="Data sets to evaluate on; cannot be used with `val_size`."
     )
     dataset_dir: str = Field(default="data", description="Folder of `dataset_info.json` and of the files it names.")
     template: str | None = Field(
@@ -135,14 +135,14 @@ class DataOptions(PluginOptions):
     @classmethod
     def _share_or_count(cls, val_size: float) -> float:
         if val_size >= 1 and not val_size.is_integer():
-            raise ValueError("val_size is a share below 1 or a whole number of examples")
+            raise ValueError("val_size must be a share below 1 or a whole number of examples")
         return val_size
 
     @field_validator("interleave_probs")
     @classmethod
     def _above_zero(cls, shares: list[float] | None) -> list[float] | None:
         if shares is not None and not all(share > 0 for share in shares):
-            raise ValueError("interleave_probs are numbers above 0")
+            raise ValueError("interleave_probs must be numbers above 0")
         return shares
 
     @model_validator(mode="after")
@@ -191,12 +191,12 @@ class ReferenceOptions(PluginOptions):
     @model_validator(mode="after")
     def _only_of_a_model(self) -> Self:
         if self.ref_model_adapters and not self.ref_model:
-            raise ValueError("ref_model_adapters says nothing without ref_model: name the model that they belong to")
+            raise ValueError("ref_model_adapters has no effect without ref_model: name the model that they belong to")
         if self.ref_model_quantization_bit is None:
             return self
         if not self.ref_model:
             raise ValueError(
-                "ref_model_quantization_bit says nothing without ref_model: the reference is the model that trains"
+                "ref_model_quantization_bit has no effect without ref_model: the reference is the model that trains"
             )
         if "," in (self.ref_model_adapters or ""):
             raise ValueError(
@@ -209,10 +209,12 @@ class ReferenceOptions(PluginOptions):
 class GenerationOptions(PluginOptions):
     """How text is generated, wherever a run generates: predictions, rollouts, conversations."""
 
-    do_sample: bool = Field(default=True, description="Draw tokens at random; off: always take the likeliest.")
-    temperature: float = Field(default=0.95, gt=0, description="Divides the logits before drawing.")
-    top_p: float = Field(default=0.7, gt=0, le=1, description="Draw among the likeliest tokens of this joint share.")
-    top_k: int = Field(default=50, ge=0, description="Draw among this many likeliest tokens; 0: among all.")
+    do_sample: bool = Field(default=True, description="Draw tokens at random; off: always take the most likely one.")
+    temperature: float = Field(default=0.95, gt=0, description="Sampling temperature.")
+    top_p: float = Field(
+        default=0.7, gt=0, le=1, description="Sample from the smallest set of tokens with this total probability."
+    )
+    top_k: int = Field(default=50, ge=0, description="Sample from this many most likely tokens; 0: all.")
     num_beams: int = Field(default=1, ge=1, description="Beams of beam search; 1: none.")
     max_length: int | None = Field(
         default=None, gt=0, description="Prompt and answer together, in tokens; `max_new_tokens` overrules it."
@@ -220,8 +222,10 @@ class GenerationOptions(PluginOptions):
     max_new_tokens: int | None = Field(
         default=None, gt=0, description="Longest answer, in tokens. Unset: `max_length` counts, or 1024."
     )
-    repetition_penalty: float = Field(default=1.0, gt=0, description="Divides the logits of tokens already there.")
-    length_penalty: float = Field(default=1.0, description="Exponent of the length in scoring beams.")
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, description="Divides the logits of tokens that are already there."
+    )
+    length_penalty: float = Field(default=1.0, description="Exponent of the length when beams are scored.")
     skip_special_tokens: bool = Field(default=True, description="Leave special tokens out of decoded answers.")
 
 

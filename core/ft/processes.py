@@ -25,7 +25,7 @@ def process_problems(plan: Plan, machine: Devices | None = None) -> Iterator[Pro
         yield Problem("deepspeed is not installed", remedy="pip install deepspeed", keys=("deepspeed",), exit_code=5)
     if plan.get("fsdp_config") and not plan.get("fsdp"):
         yield Problem(
-            "fsdp_config does nothing without fsdp",
+            "fsdp_config has no effect without fsdp",
             remedy="set fsdp: full_shard, or take fsdp_config out",
             keys=("fsdp_config",),
         )

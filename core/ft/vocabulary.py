@@ -32,7 +32,7 @@ class VocabularyOptions(PluginOptions):
     )
     add_tokens: list[str] | None = Field(default=None, description="Texts that become tokens of their own.")
     add_special_tokens: list[str] | None = Field(
-        default=None, description="The same, and decoding leaves them out, as it does `<s>`."
+        default=None, description="Special tokens to add; decoding leaves them out, as it does `<s>`."
     )
     new_special_tokens_config: str | None = Field(
         default=None,
@@ -40,7 +40,7 @@ class VocabularyOptions(PluginOptions):
     )
     init_special_tokens: Literal["noise_init", "desc_init", "desc_init_w_noise"] = Field(
         default="noise_init",
-        description="What new embeddings begin as: the mean of all with noise, or of the tokens of their description.",
+        description="How new embeddings start: as the mean of all with noise, or of the tokens of their description.",
     )
 
 
@@ -102,7 +102,7 @@ def _described(plan: Plan) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise _wrong_file(plan, str(error)) from error
     if not (isinstance(found, dict) and all(isinstance(text, str) for pair in found.items() for text in pair)):
-        raise _wrong_file(plan, "it holds no mapping of tokens to descriptions")
+        raise _wrong_file(plan, "it is not a mapping of tokens to descriptions")
     return found
 
 
@@ -111,7 +111,7 @@ def _wrong_file(plan: Plan, why: str) -> ConfigError:
         f"the tokens of {plan.get('new_special_tokens_config')!r} cannot be read",
         where=str(plan.sources.get("new_special_tokens_config", "")),
         why=why,
-        remedy="write a line a token: '<name>: what it means'",
+        remedy="write one line per token: '<name>: what it means'",
     )
 
 

@@ -33,7 +33,7 @@ class BrevityOptions(PluginOptions):
     """Which questions are asked."""
 
     brevity_questions: str = Field(min_length=1, description="JSON lines with an `instruction` each.")
-    brevity_max_new_tokens: int = Field(96, gt=0, description="Length of an answer at most, in tokens.")
+    brevity_max_new_tokens: int = Field(96, gt=0, description="Maximum length of an answer, in tokens.")
 
 
 @hookimpl

@@ -58,7 +58,7 @@ class SelectingOptions(PluginOptions):
         default=None,
         description="Loggers beside the console and metrics.jsonl: their names, none, or all that are installed.",
     )
-    plot_loss: bool = Field(default=False, description="Draw the loss into loss.png at the end.")
+    plot_loss: bool = Field(default=False, description="Plot the loss into loss.png at the end.")
     quantization_bit: int | None = Field(
         default=None, ge=1, le=8, description="Quantise the model's weights to this many bits while loading."
     )
@@ -88,7 +88,7 @@ class SelectingOptions(PluginOptions):
     use_badam: bool = Field(
         default=False, description="Train one layer, or a share of each weight, at a time, by BAdam."
     )
-    use_adam_mini: bool = Field(default=False, description="Keep one second moment a head or neuron, by Adam-mini.")
+    use_adam_mini: bool = Field(default=False, description="Keep one second moment per head or neuron, by Adam-mini.")
     use_muon: bool = Field(default=False, description="Orthogonalise the steps of hidden layers, by Muon.")
     use_swanlab: bool = Field(default=False, description="Report to SwanLab, as `report_to: swanlab` does.")
     run_name: str | None = Field(
@@ -103,7 +103,7 @@ class SelectingOptions(PluginOptions):
     @classmethod
     def _some_or_none(cls, names: list[str] | None) -> list[str] | None:
         if names and len(names) > 1 and not {"none", "all"}.isdisjoint(names):
-            raise ValueError("none and all stand alone")
+            raise ValueError("none and all cannot be combined with other names")
         return names
 
 

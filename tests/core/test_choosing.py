@@ -131,7 +131,7 @@ def test_the_command_line_outranks_the_environment() -> None:
 def test_what_decides_what_trains_is_not_taken_out(file: str, name: str, key: str) -> None:
     with pytest.raises(PluginError, match="cannot be taken out") as caught:
         chosen(file, out=[name])
-    assert caught.value.remedy == f"give {key} another value, or take back --no-plugin {name}"
+    assert caught.value.remedy == f"give {key} another value, or drop --no-plugin {name}"
 
 
 def test_all_loggers_but_one() -> None:

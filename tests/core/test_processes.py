@@ -52,7 +52,7 @@ def test_a_missing_deepspeed_comes_with_its_line(said, monkeypatch):
 
 
 def test_settings_of_fsdp_without_fsdp(said):
-    assert "fsdp_config does nothing without fsdp" in said('fsdp_config={"version":2}', GPU)
+    assert "fsdp_config has no effect without fsdp" in said('fsdp_config={"version":2}', GPU)
 
 
 def test_processes_on_a_cpu_know_each_other_only_with_use_cpu(said):

@@ -45,7 +45,7 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG|KEY=VALUE|--KEY VALUE",
-        help="A YAML or JSON file, and keys that go before those in it.",
+        help="A YAML or JSON file, and keys that override it.",
         show_default=False,
     ),
 ]
@@ -53,7 +53,7 @@ DataWords = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG|FILE|KEY=VALUE|--KEY VALUE",
-        help="A configuration, or data files and folders, and keys that go before those in it.",
+        help="A configuration, or data files and folders, and keys that override it.",
         show_default=False,
     ),
 ]

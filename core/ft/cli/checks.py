@@ -202,7 +202,12 @@ def _commands(commands: Iterable[PluginInfo]) -> Iterator[Finding]:
     for info in commands:
         if info.name in taken:
             remedy = f"report it to the authors of {info.distribution}"
-            yield Finding("plugins", "warn", f"{info.id} of {info.distribution} cannot be called: ft has one", remedy)
+            yield Finding(
+                "plugins",
+                "warn",
+                f"{info.id} of {info.distribution} is hidden by ft's own command of that name",
+                remedy,
+            )
 
 
 def _version(name: str) -> str | None:

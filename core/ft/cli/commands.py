@@ -27,7 +27,7 @@ class WithPlugins(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in self._installed(ctx):
             return own
-        return TyperCommand(cmd_name, help=f"A command of {self._installed(ctx)[cmd_name]}, which says more itself.")
+        return TyperCommand(cmd_name, help=f"Added by {self._installed(ctx)[cmd_name]}; see `ft {cmd_name} --help`.")
 
     def _installed(self, ctx: Any) -> dict[str, str]:
         """The names of commands, each with its distribution; looked up once."""

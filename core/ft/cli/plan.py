@@ -76,7 +76,8 @@ def _decisions(plan: Plan) -> Iterator[str]:
     size, steps = plan.get("per_device_train_batch_size"), plan.get("gradient_accumulation_steps")
     if isinstance(size, int) and isinstance(steps, int):
         world = processes()
-        yield f"batch: {size * steps * world} samples a step ({size} a device, {steps} accumulated, {world} processes)"
+        made_of = f"{size} per device, {steps} accumulated, {world} processes"
+        yield f"batch: {size * steps * world} samples per step ({made_of})"
 
 
 def _memory(plan: Plan, manager: PluginManager) -> dict[str, Any]:

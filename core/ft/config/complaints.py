@@ -85,7 +85,9 @@ def _of_key(key: str, detail: ErrorDetails, info: FieldInfo, given: Mapping[str,
             remedy=f"write {key}: … in the file, or pass --{key} …",
         )
     if key not in given:
-        return ConfigError(f"the default of '{key}' is not valid: {_reason(detail)}", remedy="its plugin must mend it")
+        return ConfigError(
+            f"the default of '{key}' is not valid: {_reason(detail)}", remedy="report it to the plugin's author"
+        )
     expected = f"expected {describe(info)}; given {_shown(key, given[key], info)}"
     return ConfigError(
         f"{key}{_as_written(given[key])}: {_reason(detail) if detail['type'] in _OWN_WORDS else expected}",

@@ -77,4 +77,4 @@ def _stray(word: str, before: tuple[str, Given] | None) -> ConfigError:
     remedy = "write key=value or --key value"
     if before and not word.startswith("-"):
         remedy += f"; for several values of one key, commas: --{before[0]} {before[1].text},{word}"
-    return ConfigError(f"'{word}' belongs to no key", where="command line", remedy=remedy)
+    return ConfigError(f"'{word}' does not belong to any key", where="command line", remedy=remedy)

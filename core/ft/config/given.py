@@ -30,5 +30,5 @@ Entries = Iterable[tuple[str, Given]]
 
 def not_a_mapping(where: str) -> ConfigError:
     return ConfigError(
-        "the configuration is not a mapping of keys to values", where=where, remedy="write one key: value a line"
+        "the configuration is not a mapping of keys to values", where=where, remedy="write one `key: value` per line"
     )

@@ -31,7 +31,7 @@ def read_file(path: Path) -> list[tuple[str, Given]]:
     except RecursionError:
         raise ConfigError("the file nests too deeply", where=str(path), remedy="nest fewer levels") from None
     if not entries:
-        raise ConfigError(f"{path} sets no key", where=str(path), remedy="write at least model_name_or_path: …")
+        raise ConfigError(f"{path} has no keys", where=str(path), remedy="write at least model_name_or_path: …")
     return entries
 
 

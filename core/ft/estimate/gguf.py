@@ -29,7 +29,7 @@ def read_header(file: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]
     """
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != MAGIC or content[4] not in (2, 3):
-            raise ValueError("it is no GGUF file of version 2 or 3")
+            raise ValueError("it is not a GGUF file of version 2 or 3")
         reader = _Reader(content, start=8)
         tensors, settings = reader.number("<Q"), reader.number("<Q")
         known = {reader.text(): reader.value(reader.number("<I")) for _ in range(settings)}

@@ -46,11 +46,11 @@ def is_nobodys_fault(error: BaseException) -> bool:
 
 def at_fault(plugin: PluginInfo, did: str, error: BaseException) -> PluginError:
     """The error for a plugin that ``did`` something it must not, placed at its own innermost line."""
-    mender = "mend it there" if is_in_house(plugin) else f"report it to the authors of {plugin.distribution}"
+    mender = "fix it there" if is_in_house(plugin) else f"report it to the authors of {plugin.distribution}"
     blamed = PluginError(
         f"plugin {plugin} {did}: {described(error)}",
         where=place(error, plugin),
-        remedy=f"{mender}; --traceback shows the whole way",
+        remedy=f"{mender}; --traceback shows the full traceback",
     )
     blamed.plugin = plugin
     return blamed

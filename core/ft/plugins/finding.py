@@ -97,7 +97,9 @@ def _plugins_of(distribution: Distribution, broken: list[Broken]) -> Iterable[Pl
         if EntryPoint.pattern.match(entry.value):
             yield PluginInfo(entry.group.removeprefix(PREFIX), entry.name, entry.value, name, version)
         else:
-            broken.append(Broken(name, f"entry point {entry.name!r} in {entry.group}: {entry.value!r} names no module"))
+            broken.append(
+                Broken(name, f"entry point {entry.name!r} in {entry.group}: {entry.value!r} does not name a module")
+            )
 
 
 def _name(distribution: Distribution) -> str:
@@ -115,7 +117,7 @@ def _version(distribution: Distribution) -> str:
 
 def _unknown_group(plugin: PluginInfo) -> Broken:
     meant = "".join(f"; did you mean {PREFIX}{kind}?" for kind in nearest(plugin.kind, (*KINDS, COMMANDS)))
-    return Broken(plugin.distribution, f"{PREFIX}{plugin.kind} ({plugin.name}) is no kind of plugin{meant}")
+    return Broken(plugin.distribution, f"{PREFIX}{plugin.kind} ({plugin.name}) is not a kind of plugin{meant}")
 
 
 def _canonical(name: str) -> str:

@@ -83,7 +83,7 @@ def _missing_module(plugin: PluginInfo, error: ModuleNotFoundError) -> FtError:
         blamed.remedy = (
             "correct the name; the module must be importable (PYTHONPATH=. for the current directory)"
             if is_in_house(plugin)
-            else f"install it anew: pip install --force-reinstall --no-deps {plugin.distribution}"
+            else f"reinstall it: pip install --force-reinstall --no-deps {plugin.distribution}"
         )
     else:
         blamed.remedy = f"pip install {_requirement(plugin, missing)}"

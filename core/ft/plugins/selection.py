@@ -144,13 +144,13 @@ class Candidates:
                 f"plugin {plugin} cannot be taken out",
                 where=wish.because,
                 why=f"{wish.because} chooses it, and without it the run would train something else",
-                remedy=f"give {wish.because.partition(':')[0]} another value, or take back {exclusion}",
+                remedy=f"give {wish.because.partition(':')[0]} another value, or drop {exclusion}",
             )
         return PluginError(
             f"plugin {plugin} is both selected and taken out",
             where=wish.because,
             why=f"{wish.because} selects it, and {exclusion} stands in the same place",
-            remedy="take back one of the two",
+            remedy="drop one of the two",
         )
 
     def exclusion(self, plugin: PluginInfo) -> Exclusion | None:

@@ -90,7 +90,7 @@ def _problems(plugin: PluginInfo, marked: Marked) -> Iterator[PluginError]:
     where = _line(function)
     if hook not in HOOKS:
         remedy = did_you_mean(hook, HOOKS) or f"the hooks are {', '.join(HOOKS)}"
-        yield _misfit(plugin, f"implements {hook!r}, which is no hook", where=where, remedy=remedy)
+        yield _misfit(plugin, f"implements {hook!r}, which is not a hook", where=where, remedy=remedy)
         return
     for mark in REFUSED_MARKS:
         if marks.get(mark):

@@ -235,7 +235,7 @@ def _write(path: Path, found: dict[str, Tensor]) -> None:
         raise EnvironmentProblem(
             f"the reference's log-probabilities cannot be written: {error}",
             where=str(path.parent),
-            remedy="free space there, or choose another folder with cache_dir",
+            remedy="make room there, or choose another folder with cache_dir",
         ) from error
 
 

@@ -57,7 +57,7 @@ class PackedTrainer(MeasuringTrainer):
         **kwargs: Any,
     ) -> None:
         if attention != "padded" and args.torch_compile:
-            decide("batches are padded: torch_compile would compile each packed batch anew")
+            decide("batches are padded: torch_compile would compile each packed batch again")
             attention = "padded"
         use_one_gpu(args, decide)  # a packed row cannot be scattered over replicas
         self.engine = Engine(model, attention, decide)

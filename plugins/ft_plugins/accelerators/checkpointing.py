@@ -62,7 +62,7 @@ class CheckpointingOptions(PluginOptions):
             raise ValueError(f"gradient_checkpointing_kwargs has no {', '.join(unknown)}; it has {', '.join(KNOWN)}")
         every = (given or {}).get("every_n_layers", 1)
         if not isinstance(every, int) or every < 1:
-            raise ValueError("every_n_layers is a whole number from 1")
+            raise ValueError("every_n_layers must be a whole number, at least 1")
         return given
 
     @property
@@ -113,7 +113,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
         )
     if options.gradient_checkpointing_kwargs and options.mode == "none":
         yield Problem(
-            "gradient_checkpointing_kwargs does nothing with gradient_checkpointing: none",
+            "gradient_checkpointing_kwargs has no effect with gradient_checkpointing: none",
             remedy="take one of them out",
             keys=("gradient_checkpointing_kwargs", "gradient_checkpointing"),
         )

@@ -53,7 +53,7 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
     if (stage := plan.get("stage")) in DRAWN:
         yield Problem(
             f"torch_compile cannot be combined with stage: {stage}",
-            why="its batches are not those of ft's trainer, and compiling them anew was not shown to gain",
+            why="its batches are not those of ft's trainer, and compiling them again was not shown to gain",
             remedy="take torch_compile out",
             keys=("torch_compile", "stage"),
         )

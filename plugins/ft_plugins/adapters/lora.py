@@ -39,7 +39,7 @@ class LoraOptions(_peft.PeftOptions):
     use_rslora: bool = Field(default=False, description="Scale by alpha / √rank (rank-stabilised LoRA).")
     use_dora: bool = Field(default=False, description="Train direction and magnitude separately (DoRA).")
     pissa_init: bool = Field(
-        default=False, description="Begin with the principal part of each weight, which is taken out of it (PiSSA)."
+        default=False, description="Start from the principal part of each weight, which is taken out of it (PiSSA)."
     )
     pissa_iter: int = Field(
         default=16, ge=-1, description="Iterations of the fast singular value decomposition; -1: the exact one."

@@ -64,7 +64,7 @@ def expand_model(folder: Path, out: Path, number: int) -> int:
     check(config, number, folder)
     try:
         if out.exists() and any(out.iterdir()):
-            raise ConfigError(f"{out} holds something already", remedy="give a folder that is new or empty")
+            raise ConfigError(f"{out} is not empty", remedy="give a folder that is new or empty")
         out.mkdir(parents=True, exist_ok=True)
         _write_weights(folder, out, config.num_hidden_layers // number)
         for path in folder.iterdir():

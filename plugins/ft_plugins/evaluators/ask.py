@@ -34,7 +34,7 @@ class AskOptions(PluginOptions):
     ask_questions: str = Field(
         min_length=1, description="JSON lines: `messages` that end in a question (and its answer), and `expect`."
     )
-    ask_max_new_tokens: int = Field(48, gt=0, description="Length of an answer at most, in tokens.")
+    ask_max_new_tokens: int = Field(48, gt=0, description="Maximum length of an answer, in tokens.")
     ask_batch_size: int = Field(16, gt=0, description="Questions that are answered together.")
     ask_show: int = Field(8, ge=0, description="Questions that are shown at the end of the run; all are written.")
 

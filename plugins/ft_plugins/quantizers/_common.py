@@ -39,7 +39,7 @@ def problems(plan: Plan, name: str, widths: Collection[int], default: int = 0) -
     for key, bits in asked.items():
         if bits not in widths:
             yield Problem(
-                f"{key}: {bits} is no width that {name} knows",
+                f"{key}: {name} does not support {bits} bits",
                 why=f"{name} quantises to {known} bits",
                 remedy=f"set {key} to {known}, or another quantization_method",
                 keys=(key, "quantization_method"),
@@ -58,7 +58,7 @@ def _several(plan: Plan, name: str) -> Iterator[Problem]:
     names = [info.name for info in plan.plugins if info.kind == "quantizers"]
     if len(names) > 1 and names[0] == name:
         yield Problem(
-            f"{' and '.join(names)} cannot quantise one model both",
+            f"only one of {' and '.join(names)} can quantise the model",
             why="weights are quantised once",
             remedy=f"keep one: quantization_method: {names[0]}",
             keys=("quantization_method", BITS, "plugins"),

@@ -33,13 +33,13 @@ class BnbOptions(PluginOptions):
         default="nf4", description="Data type of 4-bit weights: normal float (`nf4`) or float (`fp4`)."
     )
     double_quantization: bool = Field(
-        default=True, description="Quantise the scales of 4-bit weights too: 0.4 bits a weight less."
+        default=True, description="Quantise the scales of 4-bit weights too, which saves 0.4 bits per weight."
     )
     quantization_device_map: Literal["auto"] | None = Field(
         default=None, description="`auto` would spread a quantised model over devices, which cannot train."
     )
     bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Number format that 4-bit weights are multiplied in; `auto`: that of the others."
+        default="auto", description="Number format that 4-bit weights are computed in; `auto`: that of the others."
     )
     bnb_4bit_quant_storage: Literal["uint8", "float32", "bfloat16", "float16"] = Field(
         default="uint8", description="Number format that 4-bit weights are packed into; FSDP needs that of the others."

@@ -35,7 +35,7 @@ def source_problems(plan: Plan) -> Iterator[Problem]:
     if plan.get("tokenized_path") and not (plan.get("dataset") or plan.get("eval_dataset")):
         yield Problem(
             "predict_with_generate needs the data itself",
-            why="the questions are asked anew, and tokenized_path holds whole conversations as tokens",
+            why="the questions are asked again, and tokenized_path holds whole conversations as tokens",
             remedy="give eval_dataset, or dataset with val_size",
             keys=("predict_with_generate", "tokenized_path"),
         )

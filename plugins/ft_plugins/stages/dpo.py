@@ -77,7 +77,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         if asked and options.pref_loss not in losses:
             yield Problem(
                 f"{key} has no effect with pref_loss: {options.pref_loss}",
-                why=f"the losses that heed it: {', '.join(losses)}",
+                why=f"the losses that use it: {', '.join(losses)}",
                 remedy=f"leave {key} out, or set pref_loss: {losses[0]}",
                 keys=(key, "pref_loss"),
             )

@@ -32,7 +32,7 @@ class SftOptions(PackingOptions):
         False, description="Weight the loss of each token by its own probability: dynamic fine-tuning."
     )
     compute_accuracy: bool = Field(
-        False, description="Measure in evaluation which share of the learned tokens is the likeliest one."
+        False, description="Measure in evaluation the share of the learned tokens that are the most likely ones."
     )
     predict_with_generate: bool = Field(
         False, description="With `do_predict`, answer the evaluation prompts and compare with the data's answers."

@@ -82,7 +82,7 @@ def test_text_shows_what_the_user_set_with_its_place(ft, planned, tmp_path):
     assert f"dataset {tmp_path / 'facts.jsonl'} {tmp_path / 'facts.jsonl'} 3 rows" in lines
     assert "data ft_load_dataset datasets:lines" in lines
     assert "warmup_ratio is now warmup_steps" in lines
-    assert "batch: 8 samples a step (4 a device, 2 accumulated, 1 processes)" in lines
+    assert "batch: 8 samples per step (4 per device, 2 accumulated, 1 processes)" in lines
     assert any(line.startswith("device: ") for line in lines)
     assert "lora_rank" not in result.stdout
     assert "\x1b" not in result.stdout

@@ -85,7 +85,7 @@ def test_a_command_of_ft_cannot_be_replaced(ft, commands):
     commands("version")
     assert ft("version").stdout.startswith("ft ")
     (finding,) = _commands(find_plugins().commands)
-    assert "commands:version of ft-hello cannot be called" in finding.message
+    assert "commands:version of ft-hello is hidden by ft's own command" in finding.message
 
 
 def test_an_unknown_command_stays_unknown(ft):

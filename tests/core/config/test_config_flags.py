@@ -69,7 +69,7 @@ def test_a_flag_says_how_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("words", "what", "remedy"),
     [
-        (["stray"], "'stray' belongs to no key", "key=value"),
+        (["stray"], "'stray' does not belong to any key", "key=value"),
         (["--report_to", "wandb", "tensorboard"], "'tensorboard'", "--report_to wandb,tensorboard"),
         (["-x", "1"], "'-x'", "key=value"),
         (["--"], "'--'", "key=value"),

@@ -149,7 +149,7 @@ def test_all_problems_in_one_report_in_the_order_of_the_file(tmp_path: Path) -> 
         (f"{path}:4", "unknown key 'zzzz'"),
         (f"{path}:5", "the key 'sparse_rank' is given twice"),
         (f"{path}:6; {path}:7", "eval_dataset and val_size cannot both be given"),
-        ("command line", "'oops' belongs to no key"),
+        ("command line", "'oops' does not belong to any key"),
     ]
     assert "did you mean 'learning_rate'?" in str(caught.value)
     assert caught.value.exit_code == 2

@@ -31,7 +31,7 @@ BROKEN = {
         ":3",
     ),
     "wrapper": ("@hookimpl(wrapper=True)\ndef ft_check(plan): yield\n", "marks ft_check with wrapper", ":2"),
-    "optional": ("@hookimpl(optionalhook=True)\ndef ft_later(plan): ...\n", "which is no hook", ":2"),
+    "optional": ("@hookimpl(optionalhook=True)\ndef ft_later(plan): ...\n", "which is not a hook", ":2"),
     "async": ("@hookimpl\nasync def ft_check(plan): ...\n", "makes ft_check async", ":2"),
     "twice": (GOOD + "@hookimpl(specname='ft_check')\ndef mine(plan): ...\n", "implements ft_check twice", ""),
 }
@@ -101,7 +101,7 @@ def test_an_entry_point_that_names_nothing_is_a_fault_of_the_distribution(fake_p
     fake_plugin("sparse", entry_points={"ft.adapters": {"sparse": "no_such_module"}}, modules={})
     with pytest.raises(PluginError, match="no module 'no_such_module'") as caught:
         load()
-    assert caught.value.remedy == "install it anew: pip install --force-reinstall --no-deps ft-sparse"
+    assert caught.value.remedy == "reinstall it: pip install --force-reinstall --no-deps ft-sparse"
 
 
 def test_an_entry_point_to_a_missing_attribute_or_a_class_is_refused(fake_plugin):

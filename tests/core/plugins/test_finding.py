@@ -51,8 +51,8 @@ class TestAlone:
         [
             (b"[ft.stages]\nno equals sign\n", "TypeError"),
             (b"[ft.stages]\nx = 1\xff\xfe\n", "UnicodeDecodeError"),
-            (b"[ft.stages]\nsparse = not a module!\n", "'not a module!' names no module"),
-            (b"[ft.stage]\nsparse = there\n", "ft.stage (sparse) is no kind of plugin; did you mean ft.stages?"),
+            (b"[ft.stages]\nsparse = not a module!\n", "'not a module!' does not name a module"),
+            (b"[ft.stage]\nsparse = there\n", "ft.stage (sparse) is not a kind of plugin; did you mean ft.stages?"),
         ],
     )
     def test_damaged_entry_points_are_reported_and_the_others_found(self, fake_plugin, tmp_path, text, why):

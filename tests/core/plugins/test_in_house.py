@@ -76,7 +76,7 @@ def test_a_file_that_fails_can_be_mended_and_loaded_again(write):
     with pytest.raises(PluginError, match="ZeroDivisionError") as caught:
         load("mine.py")
     assert caught.value.where.endswith("mine.py:1")
-    assert caught.value.remedy.startswith("mend it there")
+    assert caught.value.remedy.startswith("fix it there")
     write(mine="from ft_hookspecs import hookimpl\n@hookimpl\ndef ft_evaluate(): return {'mended': True}\n")
     assert load("mine.py").hook.ft_evaluate(run=0, trainer=0, when="")
 

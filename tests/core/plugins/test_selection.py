@@ -116,7 +116,7 @@ class TestDisabling:
             candidates(found, [wish("it", kind, "key: it")], [Exclusion("it")], lambda _: 0).select(
                 [wish("it", kind, "key: it")]
             )
-        assert caught.value.remedy == "give key another value, or take back --no-plugin it"
+        assert caught.value.remedy == "give key another value, or drop --no-plugin it"
 
     def test_a_misspelt_exclusion_is_an_error(self):
         assert "did you mean 'console'?" in refusal(wish("sft"), excluded=("consol",))

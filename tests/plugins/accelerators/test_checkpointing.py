@@ -185,9 +185,9 @@ def test_keys_of_every_origin(tmp_path, tiny_model_dir, words, mode, every):
         (("use_unsloth_gc=true",), "they lie in the host's memory already"),
         (("use_unsloth_gc=true", "gradient_checkpointing=none"), "contradicts"),
         (("gradient_checkpointing=selective", 'gradient_checkpointing_kwargs={"offload": true}'), "contradicts"),
-        (("gradient_checkpointing=false", 'gradient_checkpointing_kwargs={"every_n_layers": 2}'), "does nothing with"),
+        (("gradient_checkpointing=false", 'gradient_checkpointing_kwargs={"every_n_layers": 2}'), "has no effect with"),
         (('gradient_checkpointing_kwargs={"every": 2}',), "gradient_checkpointing_kwargs has no every"),
-        (('gradient_checkpointing_kwargs={"every_n_layers": 0}',), "a whole number from 1"),
+        (('gradient_checkpointing_kwargs={"every_n_layers": 0}',), "a whole number, at least 1"),
         (
             ("gradient_checkpointing=full", 'fsdp_config={"activation_checkpointing": true}', "fsdp=full_shard"),
             "take activation_checkpointing out of fsdp_config",

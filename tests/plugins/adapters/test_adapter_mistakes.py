@@ -33,7 +33,7 @@ PLANNING = {
     "no descriptions": ("init_special_tokens: desc_init", "needs descriptions", "new_special_tokens_config"),
     "somebody else's key": ("oft_rank: 4", "option of the plugin adapters:oft", "set finetuning_type: oft"),
     "tokens twice": ("add_tokens: [<a>, <b>]\nadd_special_tokens: [<b>]", "both name <b>", "in one of them"),
-    "no file of tokens": ("new_special_tokens_config: nowhere.yaml", "cannot be read", "a line a token"),
+    "no file of tokens": ("new_special_tokens_config: nowhere.yaml", "cannot be read", "one line per token"),
     "unknown module": ("lora_target: [q_proj, vproj]", "vproj", "did you mean v_proj?"),
     "unknown whole module": ("additional_target: [norn]", "norn", "did you mean norm?"),
     "modules of another model": ("lora_target: query_key_value", "named down_proj, embed_tokens", "lora_target: all"),
@@ -50,7 +50,7 @@ PLANNING = {
     "a norm": ("finetuning_type: oft\noft_target: [norm]", "'norm'", "oft_target: all"),
 }
 SURGERY = {
-    "embeddings of PiSSA": ("pissa_init: true\nlora_target: [embed_tokens]", "no linear layer", "take pissa_init out"),
+    "embeddings of PiSSA": ("pissa_init: true\nlora_target: [embed_tokens]", "not a linear layer", "take pissa_init"),
     "rank of PiSSA": ("pissa_init: true\nlora_rank: 33", "32 at most", "at most 32"),
 }
 

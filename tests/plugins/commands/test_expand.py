@@ -67,7 +67,7 @@ def test_what_cannot_be_expanded(tmp_path):
     with pytest.raises(ConfigError, match="equal groups") as error:
         expand_model(folder, tmp_path / "out", 3)
     assert error.value.remedy == "it can be 1, 2"
-    with pytest.raises(ConfigError, match="holds something"):
+    with pytest.raises(ConfigError, match="is not empty"):
         expand_model(folder, folder, 2)
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "gpt_neox"}
     (folder / "config.json").write_text(json.dumps(config))

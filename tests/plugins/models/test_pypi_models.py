@@ -82,7 +82,7 @@ def test_pip_that_fails_is_an_environment_problem_with_its_reason(pip, plan_of, 
 
 @pytest.mark.parametrize("name", ["pypi:", "pypi:-r/etc/passwd", "pypi:thing>=1", "pypi:thing @ file:///x", "pypi:a b"])
 def test_only_a_name_and_an_exact_version_are_taken(name, pip, plan_of):
-    with pytest.raises(ConfigError, match="names no package"):
+    with pytest.raises(ConfigError, match="does not name a package"):
         ft_resolve_model(plan_of(name), name)
     assert pip.calls == []
 
