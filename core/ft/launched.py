@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import Plan
 
 PREFIX: Final = "ACCELERATE_"
-FSDP, DEEPSPEED, CPU = (f"{PREFIX}USE_{name}" for name in ("FSDP", "DEEPSPEED", "CPU"))
+FSDP, DEEPSPEED, CPU = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"
 DYNAMO, PRECISION = f"{PREFIX}DYNAMO_BACKEND", f"{PREFIX}MIXED_PRECISION"
 DEEPSPEED_FIELDS: Final = f"{PREFIX}DEEPSPEED_…"
 """Shown where DeepSpeed has no configuration file, but a variable for each setting."""
