@@ -43,11 +43,11 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pl
 @pytest.mark.parametrize(
     ("words", "variables", "expected"),
     [
-        ("quantization_bit=4 quantization_method=hqq", FSDP, "hqq with fsdp"),
-        ("quantization_bit=8", FSDP, "bnb with 8 bits and fsdp"),
-        ("quantization_bit=4", DEEPSPEED, "bnb with deepspeed"),
-        ("finetuning_type=full use_galore=true", DEEPSPEED, "galore with deepspeed"),
-        ("pissa_init=true", FSDP, "pissa_init with fsdp"),
+        ("quantization_bit=4 quantization_method=hqq", FSDP, "hqq cannot be combined with fsdp"),
+        ("quantization_bit=8", FSDP, "bnb with 8 bits cannot be combined with fsdp"),
+        ("quantization_bit=4", DEEPSPEED, "bnb cannot be combined with deepspeed"),
+        ("finetuning_type=full use_galore=true", DEEPSPEED, "galore cannot be combined with deepspeed"),
+        ("pissa_init=true", FSDP, "pissa_init cannot be combined with fsdp"),
         ("stage=ppo reward_model=r", DEEPSPEED, "reward_model_type: lora with deepspeed"),
         ("use_cpu=true", FSDP, "fsdp needs GPUs"),
         ("gradient_checkpointing=full", {**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "are both on"),
