@@ -2,7 +2,7 @@
 
 python tests/contract/matrix.py                 # every cell, about an hour on two cores; writes docs/matrix.md
 python tests/contract/matrix.py --only lora     # the cells that name it, printed
-python tests/contract/matrix.py --refused       # the cells that planning refuses alone: minutes
+python tests/contract/matrix.py --refused       # all but the cells that work, planned again: minutes
 python tests/contract/matrix.py --write         # the page again, from the outcomes there are
 
 A cell runs two steps of a tiny Llama on the CPU and must end with finite losses, with every weight that trains moved
@@ -188,11 +188,11 @@ def seen(outcome: Any) -> Outcome:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help="names that a cell must have; nothing is written")] = None,
-    refused: Annotated[bool, typer.Option("--refused", help="only plan, and keep what is refused")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="plan again all that does not work")] = False,
     write: Annotated[bool, typer.Option("--write", help="run nothing, write the page")] = False,
 ) -> None:
     """Judge cells that have no outcome yet, and write the page."""
-    kept = {} if only else outcomes()
+    kept = {} if only else {cell: each for cell, each in outcomes().items() if each.verdict == "works" or not refused}
     left = [cell for cell in cells(only or ()) if cell not in kept and not write]
     left.sort(key=lambda cell: cell[-1] in SLOW)
     for number, (cell, outcome) in enumerate(judged(left, carry_out=not refused)):
