@@ -13,7 +13,7 @@ from ft.data.kinds import check_feedback, check_pairs, check_prompts, check_supe
 from ft.data.pairs import answer_room, prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.prepare import NO_SPLIT, SPLIT, prepare_supervised, prepare_text, prepared
 from ft.data.reading import few_objects, load_examples, load_splits, read_examples
-from ft.data.sources import dataset_sources
+from ft.data.sources import dataset_sources, unique_keys
 from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
 from ft.data.templates import ChatTemplate, template_for
 from ft.data.tokens import Supervisor, blocks, supervise
@@ -49,4 +49,5 @@ __all__ = [
     "read_examples",
     "supervise",
     "template_for",
+    "unique_keys",
 ]

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,6 +30,23 @@ REFUSED: Final = {
     "cloud_file_name": ("cloud storage is not read", "download the file and give file_name"),
 }
 """Keys of an entry that say where the data lies in a way that ft does not follow: why not, and what to do."""
+
+
+OF_HUB: Final = {"subset": (None,), "split": (None, "train")}
+"""Keys of an entry that say something of a data set on the hub alone, with the values that ask for nothing."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ``json`` would silently take the last of two values of one key.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return made
 
 
 class Entry(BaseModel):
@@ -73,14 +90,14 @@ class DatasetInfo:
             return cls(folder)
         try:
             text = path.read_text(encoding="utf-8-sig")
-            entries = json.loads(text)
+            entries = json.loads(text, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{INFO} is not valid JSON: {error.msg}",
                 where=f"{path}:{error.lineno}:{error.colno}",
                 remedy="correct the file at this place; JSON allows no comments and no comma before a closing bracket",
             ) from None
-        except (UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{INFO} cannot be read", where=f"{path}:1", why=str(error)) from None
         if not isinstance(entries, dict):
             raise DataError(f"{INFO} is not an object of names", where=f"{path}:1", remedy='write {"name": {…}}')
@@ -147,6 +164,13 @@ def _unknown(name: str, info: DatasetInfo) -> DataError:
 def _from_entry(name: str, info: DatasetInfo, split: str) -> DatasetSource:
     where = info.place(name)
     entry = _parse(name, info.entries[name], where)
+    if not entry.hf_hub_url and (idle := next((key for key in OF_HUB if getattr(entry, key) not in OF_HUB[key]), None)):
+        raise DataError(
+            f"{idle}: {getattr(entry, idle)} of the data set {name!r} does nothing",
+            where=where,
+            why="only a data set on the hub has parts; files are read whole",
+            remedy=f"take {idle} out, or name the file of that part",
+        )
     return DatasetSource(
         name,
         entry.hf_hub_url or _file(name, entry, info, where),
@@ -173,7 +197,7 @@ def _parse(name: str, entry: object, where: str) -> Entry:
         raise DataError(
             f"the data set {name!r} is not declared as it should be",
             where=where,
-            why=f"unknown key {key!r}" if unknown else f"{key}: {first['msg']}",
+            why=f"unknown key {key!r}" if unknown else ": ".join(filter(None, (key, first["msg"]))),
             remedy=(unknown and did_you_mean(key, known, 3)) or f"the keys are {', '.join(known)}",
         ) from None
 

@@ -37,6 +37,7 @@ DEFAULTS = {
 def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "alpaca":
         return None
+    fields.check_untagged(source)
     names = fields.column_names(source, columns, **DEFAULTS)
     ranked = source.ranking or fields.is_ranked(names, columns, names["response"])
     return partial(read_pair if ranked else read_answer, names)
@@ -44,12 +45,11 @@ def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatRea
 
 def read_answer(names: Mapping[str, str], row: Row) -> Example:
     """A row with one answer."""
-    tag = names.get("kto_tag")
     return Example(
         row.where,
         messages=(*prompt(names, row), answer(names["response"], row)),
         tools=fields.tools(row, names["tools"]),
-        desirable=fields.truth(row, tag) if tag else None,
+        desirable=fields.judgement(row, names),
     )
 
 
@@ -70,10 +70,9 @@ def answer(column: str, row: Row) -> Message:
 
 def prompt(names: Mapping[str, str], row: Row) -> tuple[Message, ...]:
     """Everything before the answer."""
+    fields.check_media(row)
     parts = (fields.text(row, names["prompt"]), fields.optional_text(row, names["query"]))
-    asked = "\n".join(part for part in parts if part)
-    if not asked.strip():
-        raise DataError(f"empty prompt: {names['prompt']!r}", where=row.where, why="the user must say something")
+    asked = fields.asked("\n".join(part for part in parts if part), names["prompt"], row)
     return (*fields.system(row, names["system"]), *history(names["history"], row), Message("user", asked))
 
 
@@ -87,5 +86,5 @@ def history(column: str, row: Row) -> Iterator[Message]:
             why="history is a list of [user, assistant] pairs",
         )
     for asked, answered in pairs:
-        yield Message("user", fields.checked_text(asked, column, row))
+        yield Message("user", fields.asked(asked, column, row))
         yield Message("assistant", fields.target(fields.checked_text(answered, column, row), column, row))

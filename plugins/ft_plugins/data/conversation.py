@@ -19,6 +19,8 @@ TAGS: Final = (
     "role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag",
 )  # fmt: skip
 REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+HEAVIEST: Final = 1e6
+"""The largest weight of a message: losses are computed in fp32, where some greater ones leave no number."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,23 @@ def reader(source: DatasetSource, columns: Sequence[str], tags: Tags, messages: 
 
 def read(names: Mapping[str, str], tags: Tags, ranking: bool, row: Row) -> Example:
     """A row as an example: a conversation; with ``ranking``, or where no answer ends it, a prompt with two answers."""
+    fields.check_media(row)
     turns = read_messages(fields.value(row, names["messages"]), names["messages"], tags, row)
     messages = turns if turns[0].role == "system" else (*fields.system(row, names["system"]), *turns)
     tools = fields.tools(row, names["tools"])
     if ranking or (turns[-1].role != "assistant" and fields.is_ranked(names, row.data)):
         return pair(messages, [read_answer(names[part], tags, row) for part in ("chosen", "rejected")], tools, row)
-    return answered(messages, tools, names.get("kto_tag"), row)
+    return answered(messages, tools, fields.judgement(row, names), row)
 
 
-def answered(messages: tuple[Message, ...], tools: tuple[ToolSpec, ...], tag: str | None, row: Row) -> Example:
-    """A conversation, with what the column ``tag`` says of its answer.
+def answered(messages: tuple[Message, ...], tools: tuple[ToolSpec, ...], desirable: bool | None, row: Row) -> Example:
+    """A conversation, with what the row says of its answer.
 
     Raises:
         DataError: messages out of order.
     """
     check_order(messages, row, answered=True)
-    return Example(row.where, messages=messages, tools=tools, desirable=fields.truth(row, tag) if tag else None)
+    return Example(row.where, messages=messages, tools=tools, desirable=desirable)
 
 
 def pair(
@@ -110,8 +113,9 @@ def read_turns(column: str, role: Role, tags: Tags, row: Row) -> tuple[Message, 
     given = fields.value(row, column)
     if isinstance(given, dict | list):
         return read_messages([given] if isinstance(given, dict) else given, column, tags, row)
-    text = fields.checked_text(given, column, row)
-    return (Message(role, fields.target(text, column, row) if role == "assistant" else text),)
+    if role == "user":
+        return (Message(role, fields.asked(given, column, row)),)
+    return (Message(role, fields.target(fields.checked_text(given, column, row), column, row)),)
 
 
 def read_messages(given: Any, column: str, tags: Tags, row: Row) -> tuple[Message, ...]:
@@ -144,6 +148,8 @@ def read_message(turn: Mapping[str, Any], name: str, tags: Tags, row: Row) -> Me
     if turn[tags.role] == tags.function and tags.roles[tags.function] == "assistant" and not calls:
         content, calls = "", _calls(fields.parsed(content, name, row), name, row)
     message = Message(role, content, calls, _reasoning(turn, name, row), *_learning(turn, name, row))
+    if role == "user":
+        fields.asked(content, name, row)
     if role == "assistant" and not calls and message.train is not False:
         fields.target(content, name, row)
     return message
@@ -192,9 +198,21 @@ def _call(given: Any, name: str, row: Row) -> Mapping[str, Any]:
             where=row.where,
             why='a call is {"name": …, "arguments": {…}}',
         )
-    arguments = fields.parsed(function.get("arguments") or {}, f"{name} arguments", row)
+    arguments = _arguments(function.get("arguments"), f"{name} arguments", row)
     kept = {"id": given["id"]} if isinstance(given.get("id"), str) else {}
     return {**kept, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _arguments(given: Any, name: str, row: Row) -> Mapping[str, Any]:
+    """An object, or one as JSON in a text; null and an empty text are none."""
+    arguments = fields.parsed({} if given is None or given == "" else given, name, row)
+    if isinstance(arguments, dict):
+        return arguments
+    raise DataError(
+        f"{name!r} is {fields.kind(arguments)}: {fields.excerpt(repr(arguments))}",
+        where=row.where,
+        why="the arguments of a call are an object of names and values",
+    )
 
 
 def _reasoning(turn: Mapping[str, Any], name: str, row: Row) -> str | None:
@@ -209,8 +227,12 @@ def _learning(turn: Mapping[str, Any], name: str, row: Row) -> tuple[bool | None
         raise DataError(f"{name} has train: {fields.excerpt(repr(train))}", where=row.where, why="true or false")
     if weight is None:
         return train, 1.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise DataError(f"{name} has weight: {fields.excerpt(repr(weight))}", where=row.where, why="a number from 0 on")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= HEAVIEST:
+        raise DataError(
+            f"{name} has weight: {fields.excerpt(repr(weight))}",
+            where=row.where,
+            why=f"a number from 0 to {HEAVIEST:g}",
+        )
     return (False, 1.0) if weight == 0 else (train, float(weight))
 
 

@@ -91,6 +91,21 @@ def column_names(source: DatasetSource, columns: Iterable[str], **defaults: str)
     return {**tag, **defaults, **source.columns}
 
 
+def check_untagged(source: DatasetSource) -> None:
+    """Refuse names of roles where there are no messages.
+
+    Raises:
+        DataError: the source names tags.
+    """
+    if source.tags:
+        raise DataError(
+            f"tags of {source.name!r} do nothing",
+            where=source.declared_at,
+            why="they name the keys and roles of messages, and the rows of this format have none",
+            remedy="take tags out, or declare formatting: sharegpt",
+        )
+
+
 def value(row: Row, column: str) -> Any:
     """The value of a column that must be there."""
     if column in row.data:
@@ -104,9 +119,33 @@ def value(row: Row, column: str) -> Any:
     )
 
 
+def check_media(row: Row) -> None:
+    """Refuse a row that has more than text: without its pictures it would say something else.
+
+    Raises:
+        DataError: it has images, videos or audios.
+    """
+    for medium in MEDIA:
+        if row.data.get(medium):
+            raise DataError(
+                f"the row has {medium}",
+                where=row.where,
+                why="only text is trained on",
+                remedy=f"take the column {medium} out of the data to train on its text alone",
+            )
+
+
 def text(row: Row, column: str) -> str:
     """A column that must be a text."""
     return checked_text(value(row, column), column, row)
+
+
+def asked(given: Any, name: str, row: Row) -> str:
+    """What the user says, which must be something."""
+    question = checked_text(given, name, row)
+    if question.strip():
+        return question
+    raise DataError(f"empty prompt: {name!r}", where=row.where, why="the user must say something")
 
 
 def optional_text(row: Row, column: str) -> str:
@@ -155,6 +194,15 @@ def truth(row: Row, column: str) -> bool:
     raise DataError(f"{column!r} is {excerpt(repr(given))}", where=row.where, why="true or false is needed")
 
 
+def judgement(row: Row, names: Mapping[str, str], usual: str = "kto_tag") -> bool | None:
+    """What the row says of its answer; ``None`` where no column for that is known and this row has not the usual one.
+
+    A column that a row has and the first row has not counts too: a bad answer must not pass for one without judgement.
+    """
+    column = names.get("kto_tag", usual)
+    return truth(row, column) if "kto_tag" in names or column in row.data else None
+
+
 def parsed(given: Any, name: str, row: Row) -> Any:
     """A value that may stand as JSON in a text."""
     if not isinstance(given, str):
@@ -171,10 +219,21 @@ def parsed(given: Any, name: str, row: Row) -> Any:
 
 def tools(row: Row, column: str) -> tuple[ToolSpec, ...]:
     """Descriptions of tools: a list, or a list as JSON in a text; a bare function is wrapped as templates expect it."""
-    given = parsed(row.data.get(column) or [], column, row)
-    if not isinstance(given, list) or not all(isinstance(tool, dict) for tool in given):
+    given = row.data.get(column)
+    listed = parsed([] if given is None or given == "" else given, column, row)
+    if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
         raise DataError(f"{column!r} is not a list of objects", where=row.where, why="tools are a list of objects")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in given)
+    described = tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in listed)
+    for tool in described:
+        function = tool["function"]
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(
+                f"{column!r} holds {excerpt(repr(tool))}",
+                where=row.where,
+                why="a tool is a function with a name",
+                remedy='write {"type": "function", "function": {"name": …, "parameters": {…}}}',
+            )
+    return described
 
 
 def system(row: Row, column: str) -> tuple[Message, ...]:
@@ -186,7 +245,7 @@ def system(row: Row, column: str) -> tuple[Message, ...]:
 def kind(given: Any) -> str:
     """What a value is, in the words of JSON."""
     names: Mapping[type, str] = {
-        type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list",
+        type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list",
         dict: "an object",
     }  # fmt: skip
     return names.get(type(given), f"a {type(given).__name__}")

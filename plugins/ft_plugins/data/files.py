@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -41,6 +42,8 @@ def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row | Excepti
     if not path.is_absolute():
         return hub_rows.HubRows(source, plan.get("hf_hub_token"), streaming=bool(plan.get("streaming")))
     if not path.is_dir():
+        if source.folder:
+            raise DataError(f"folder of {source.name!r} does nothing: it is a file", where=source.declared_at)
         return FileRows([path])
     folder = path / source.folder if source.folder else path
     if not folder.resolve().is_relative_to(path):
@@ -110,7 +113,7 @@ def count_rows(file: Path) -> int:
     if file.suffix.lower() in ARROW:
         return table_rows.count_arrow(file, shown(file))
     if suffix(file) in JSON:
-        with open_binary(file) as stream:
+        with opened(file) as stream:
             if not json_rows.is_array(stream):
                 return sum(1 for _ in json_rows.filled_lines(stream))
     return sum(1 for _ in read_file(file))
@@ -134,15 +137,31 @@ def read_file(file: Path, begin: int = 0) -> Iterator[Row | Exception]:
             where=path,
             why=f"the kinds are {', '.join((*STREAMS, *ARROW))}, and .gz of the first {len(STREAMS)}",
         )
+    with opened(file) as stream:
+        check_beginning(stream, path)
+        lines = suffix(file) in JSON and not json_rows.is_array(stream)
+        yield from json_rows.read_lines(stream, path, begin) if lines else islice(reader(stream, path), begin, None)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked.
+
+    Raises:
+        DataError: it is not packed as it should be.
+        EnvironmentProblem: it may not be read.
+    """
     try:
         with open_binary(file) as stream:
-            check_beginning(stream, path)
-            lines = suffix(file) in JSON and not json_rows.is_array(stream)
-            yield from json_rows.read_lines(stream, path, begin) if lines else islice(reader(stream, path), begin, None)
+            yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError("the compressed file is damaged", where=path, why=str(error), remedy="get it anew") from None
+        raise DataError(
+            "the compressed file is damaged", where=shown(file), why=str(error), remedy="get it anew"
+        ) from None
     except OSError as error:
-        raise EnvironmentProblem("the data file cannot be read", where=path, why=error.strerror or str(error)) from None
+        raise EnvironmentProblem(
+            "the data file cannot be read", where=shown(file), why=error.strerror or str(error)
+        ) from None
 
 
 def open_binary(file: Path) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,27 +30,37 @@ class HubRows:
         """Without the first ``begin`` rows.
 
         Raises:
-            DataError: no such data set, subset or split.
+            DataError: no such data set, subset or split, or one whose files are broken.
             EnvironmentProblem: the hub cannot be reached and the data set is not in its cache.
         """
-        for number, row in enumerate(load(self.source, self.token, streaming=self.streaming).skip(begin), begin + 1):
-            yield Row(row, f"{self.source.location} {self.source.split} row {number}")
+        with _told(self.source):
+            rows = load(self.source, self.token, streaming=self.streaming).skip(begin)
+            for number, row in enumerate(rows, begin + 1):
+                yield Row(row, f"{self.source.location} {self.source.split} row {number}")
 
 
 def load(source: DatasetSource, token: str | None, *, streaming: bool) -> Any:
     """The data set as ``datasets`` has it."""
     import datasets
 
+    return datasets.load_dataset(
+        source.location,
+        name=source.subset,
+        data_dir=source.folder,
+        split=source.split,
+        token=token,
+        streaming=streaming,
+    )
+
+
+@contextmanager
+def _told(source: DatasetSource) -> Iterator[None]:
+    """What goes wrong with a data set, at once or while a stream of it is read."""
+    from datasets.exceptions import DatasetsError
+
     try:
-        return datasets.load_dataset(
-            source.location,
-            name=source.subset,
-            data_dir=source.folder,
-            split=source.split,
-            token=token,
-            streaming=streaming,
-        )
-    except (datasets.exceptions.DatasetNotFoundError, ValueError, RuntimeError) as error:
+        yield
+    except (DatasetsError, ValueError, RuntimeError) as error:
         raise DataError(
             f"the data set {source.name!r} cannot be loaded",
             where=source.declared_at or source.location,

@@ -12,6 +12,7 @@ import re
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from ft.data import unique_keys
 from ft.errors import DataError
 from ft_hookspecs import Row
 from ft_plugins.data.fields import excerpt, kind
@@ -24,16 +25,7 @@ SPACE: Final = re.compile(r"[ \t\r\n]*")
 OBJECTS: Final = "each row is a JSON object"
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; ``json`` would silently take the last of two values of one key."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
-    return made
-
-
-DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER: Final = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def read_json(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
@@ -131,6 +123,8 @@ def read_array(stream: IO[bytes], path: str) -> Iterator[Row | Exception]:
         if mark == "]":
             break
         scanner.take()
+        if scanner.peek() == "]":
+            raise scanner.error("a comma stands before the closing bracket")
     scanner.take()
     if scanner.peek():
         raise scanner.error("Extra data after the array")

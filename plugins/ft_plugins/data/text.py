@@ -18,6 +18,7 @@ ft_api_version = 1
 def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatReader | None:
     if fields.detect(source, columns) != "text":
         return None
+    fields.check_untagged(source)
     names = fields.column_names(source, columns)
     column = names.get("text") or names.get("prompt") or "text"
 

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 ft_api_version = 1
 
+LABEL: Final = "label"
+
 DEFAULTS: Final = {
     "prompt": "prompt",
     "response": "completion",
     "chosen": "chosen",
     "rejected": "rejected",
-    "kto_tag": "label",
     "system": "system",
     "tools": "tools",
 }
@@ -43,9 +44,10 @@ def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatRea
     tags = conversation.Tags.of(source, openai.TAGS, developer="system")
     if source.ranking or not {names["chosen"], names["rejected"]}.isdisjoint(columns):
         return partial(read_pair, names, tags)
-    if names["response"] in columns or names["kto_tag"] in columns:
-        is_judged = names["kto_tag"] in columns
-        return partial(read_answer, names, tags, names["kto_tag"] if is_judged else None)
+    if LABEL in columns:
+        names = {"kto_tag": LABEL, **names}
+    if names["response"] in columns or names.get("kto_tag") in columns:
+        return partial(read_answer, names, tags)
     return partial(read_prompt, names, tags)
 
 
@@ -56,11 +58,11 @@ def read_prompt(names: Mapping[str, str], tags: Tags, row: Row) -> Example:
     return Example(row.where, messages=messages, tools=fields.tools(row, names["tools"]))
 
 
-def read_answer(names: Mapping[str, str], tags: Tags, tag: str | None, row: Row) -> Example:
-    """A row with one answer, which ``tag`` judges if it is named."""
+def read_answer(names: Mapping[str, str], tags: Tags, row: Row) -> Example:
+    """A row with one answer, perhaps judged."""
     answer = conversation.read_answer(names["response"], tags, row)
     messages = (*prompt(names, tags, row), *answer)
-    return conversation.answered(messages, fields.tools(row, names["tools"]), tag, row)
+    return conversation.answered(messages, fields.tools(row, names["tools"]), fields.judgement(row, names, LABEL), row)
 
 
 def read_pair(names: Mapping[str, str], tags: Tags, row: Row) -> Example:
@@ -83,9 +85,8 @@ def read_pair(names: Mapping[str, str], tags: Tags, row: Row) -> Example:
 
 def prompt(names: Mapping[str, str], tags: Tags, row: Row) -> tuple[Message, ...]:
     """What is asked: the column of the prompt, and that of the system message if the prompt has none."""
+    fields.check_media(row)
     turns = conversation.read_turns(names["prompt"], "user", tags, row)
-    if not any(message.content.strip() for message in turns):
-        raise DataError(f"empty prompt: {names['prompt']!r}", where=row.where, why="the user must say something")
     return turns if turns[0].role == "system" else (*fields.system(row, names["system"]), *turns)
 
 
@@ -95,6 +96,7 @@ def common_prompt(sides: Sequence[tuple[Message, ...]], row: Row) -> tuple[Messa
     Raises:
         DataError: there are none.
     """
+    fields.check_media(row)
     same = takewhile(lambda both: both[0] == both[1], zip(*sides, strict=False))
     shared = [message for message, _ in same]
     while shared and shared[-1].role == "assistant":

@@ -99,7 +99,9 @@ def test_an_unknown_name_gives_the_nearest_and_the_path(make_plan, write_info):
         dataset_sources(make_plan(dataset=["gone.jsonl"]))
 
 
-@pytest.mark.parametrize(("text", "place"), [('{\n "a": {,}\n}', ":2:8"), ("[]", ":1"), ("[" * 100_000, ":1")])
+@pytest.mark.parametrize(
+    ("text", "place"), [('{\n "a": {,}\n}', ":2:8"), ("[]", ":1"), ("[" * 100_000, ":1"), ('{"a": {}, "a": {}}', ":1")]
+)
 def test_a_malformed_info_file_is_told_with_its_place(make_plan, write_info, text, place):
     write_info(text)
     with pytest.raises(DataError) as caught:

@@ -135,7 +135,7 @@ BAD = [
     ("malformed array", "a.json", '[{"a": 1},\n {"a" 1}]', "a.json:2:7", "malformed JSON"),
     ("cut array", "a.json", '[{"a": 1},\n {"a": "b', "a.json:2:8", "malformed JSON"),
     ("array without end", "a.json", '[{"a": 1}\n', "a.json:2:1", "malformed JSON"),
-    ("comma at the end", "a.json", '[{"a": 1},\n]', "a.json:2:1", "malformed JSON"),
+    ("comma at the end", "a.json", '[{"a": 1},\n]', "a.json:2:1", "a comma stands before the closing bracket"),
     ("no comma", "a.json", '[{"a": 1}\n {"a": 1}]', "a.json:2:2", "malformed JSON"),
     ("text behind", "a.json", "[]\n[]", "a.json:2:1", "malformed JSON"),
     ("deep array", "a.json", "[" * 90_000, "a.json:1:2", "malformed JSON"),
@@ -171,6 +171,14 @@ def test_bad_files_are_told_with_their_place(read, name, content, where, said):
     assert error.where == where
     assert said in str(error)
     assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"{}\n" * 99)[:-9], b"{}"])
+def test_a_damaged_file_is_told_when_its_rows_are_counted_too(plan, tmp_path, content):
+    (tmp_path / "a.jsonl.gz").write_bytes(content)
+    rows = files.ft_load_dataset(plan(), DatasetSource("mine", str(tmp_path / "a.jsonl.gz")))
+    with pytest.raises(DataError, match="compressed file is damaged"):
+        rows.row_count()
 
 
 def test_a_bad_row_leaves_the_rest(read):
@@ -210,6 +218,22 @@ class TestHub:
         with pytest.raises(EnvironmentProblem, match="cannot be reached") as caught:
             list(files.ft_load_dataset(plan(), DatasetSource("mine", "owner/no-such-data-set")))
         assert "download the data set" in caught.value.remedy
+
+    @pytest.mark.parametrize(
+        ("error", "kind"), [(OSError("reset"), EnvironmentProblem), (ValueError("no csv"), DataError)]
+    )
+    def test_a_stream_that_breaks_off_is_told(self, plan, monkeypatch, error, kind):
+        import datasets
+
+        def rows():
+            yield {"a": 1}
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
+        stream = iter(files.ft_load_dataset(plan(streaming=True), DatasetSource("mine", "owner/name")))
+        assert next(stream).data == {"a": 1}
+        with pytest.raises(kind, match=str(error)):
+            next(stream)
 
     def test_an_unknown_split_is_a_data_error(self, plan, monkeypatch):
         import datasets

@@ -225,10 +225,37 @@ BAD = [
     ("image", {"messages": talk(("user", [{"type": "image"}]))}, {}, "no text: 'image'", "only text"),
     ("part", {"messages": talk(("user", ["Q"]))}, {}, "no text: 'Q'", ""),
     ("empty answer", {"messages": talk(("user", "Q"), ("assistant", ""))}, {}, "empty target: 'messages[1]'", ""),
+    ("empty question", {"messages": talk(("user", " "), ("assistant", "R"))}, {}, "empty prompt: 'messages[0]'", ""),
+    (
+        "empty question before",
+        {"instruction": "Q", "output": "R", "history": [["", "b"]]},
+        {},
+        "empty prompt: 'history'",
+        "",
+    ),
+    *(
+        (
+            f"pictures of {row.keys()}",
+            {**row, "images": ["a.png"]},
+            {},
+            "the row has images",
+            "take the column images out",
+        )
+        for row in (
+            {"instruction": "Q", "output": "R"},
+            {"instruction": "Q", "chosen": "R", "rejected": "S"},
+            {"messages": talk(("user", "Q"), ("assistant", "R"))},
+            {"prompt": "Q", "completion": "R"},
+            {"prompt": "Q", "chosen": "R", "rejected": "S"},
+            {"chosen": talk(("user", "Q"), ("assistant", "R")), "rejected": talk(("user", "Q"), ("assistant", "S"))},
+        )
+    ),
     ("no messages", {"messages": []}, {}, "'messages' is empty", ""),
     ("text for messages", {"messages": "Q"}, {}, "not valid JSON", ""),
     ("object for messages", {"messages": {"role": "user"}}, {}, "'messages' is an object", ""),
     ("weight", {"messages": [{"role": "user", "content": "Q", "weight": -1}]}, {}, "weight: -1", ""),
+    ("weight beyond fp32", {"messages": [{"role": "user", "content": "Q", "weight": 1e300}]}, {}, "weight: 1e+300", ""),
+    ("weight beyond all", {"messages": [{"role": "user", "content": "Q", "weight": 10**400}]}, {}, "weight: 1000", ""),
     ("train", {"messages": [{"role": "user", "content": "Q", "train": "no"}]}, {}, "train: 'no'", ""),
     ("call", {"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, {}, "calls no function: 'x'", ""),
     (
@@ -244,6 +271,26 @@ BAD = [
         {},
         "'tools' is not a list of objects",
         "",
+    ),
+    *(
+        (
+            f"arguments {given!r}",
+            {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": given}]}]},
+            {},
+            "'messages[0] arguments' is",
+            "an object of names",
+        )
+        for given in ([1], '"x"', 7, 0, False)
+    ),
+    *(
+        (
+            f"tool {given!r}",
+            {"messages": talk(("user", "Q"), ("assistant", "R")), "tools": given},
+            {},
+            "'tools' ",
+            "list of objects" if given == 0 else "a function with a name",
+        )
+        for given in ([{"function": None}], [{"type": "function", "function": {}}], [{"name": 5}], [{}], 0)
     ),
     (
         "function_call",
@@ -292,6 +339,12 @@ def test_a_bad_row_is_told_with_its_place(load, row, entry, said, hint):
         ({"columns": {"images": "pictures"}}, "only text is trained on"),
         ({"columns": {"response": "outputs"}}, "did you mean 'output'?"),
         ({"formatting": "sharegpt", "tags": {"rol_tag": "x"}}, "did you mean 'role_tag'?"),
+        ({"tags": {"role_tag": "x"}}, "tags of 'mine' do nothing"),
+        ({"formatting": "text", "columns": {"text": "output"}, "tags": {"role_tag": "x"}}, "tags of 'mine' do nothing"),
+        ({"columns": {"system": "persona"}}, "no row of the data set 'mine' has the column 'persona'"),
+        ({"split": "test"}, "split: test of the data set 'mine' does nothing"),
+        ({"subset": "en"}, "subset: en of the data set 'mine' does nothing"),
+        ({"folder": "part"}, "folder of 'mine' does nothing"),
     ],
 )
 def test_a_bad_declaration_is_told_with_its_place(load, entry, said):
@@ -299,6 +352,11 @@ def test_a_bad_declaration_is_told_with_its_place(load, entry, said):
         load([{"instruction": "Q", "output": "R"}], **entry)
     assert said in str(caught.value)
     assert "dataset_info.json:1" in caught.value.where
+
+
+def test_a_column_that_only_later_rows_have_may_be_named(load):
+    rows = [{"instruction": "Q", "output": "R"}, {"instruction": "Q", "output": "R", "persona": "S"}]
+    assert [len(example.messages) for example in load(rows, columns={"system": "persona"}, split="train")] == [2, 3]
 
 
 def test_skipped_rows_are_counted_by_rule(load):

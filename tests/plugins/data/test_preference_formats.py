@@ -78,6 +78,18 @@ def test_judged_answers(load, row, entry):
     assert (good.messages, good.desirable, bad.desirable) == ((Q, R), True, False)
 
 
+@pytest.mark.parametrize(("row", "entry"), JUDGED.values(), ids=JUDGED)
+def test_a_judgement_that_the_first_row_has_not_counts(load, row, entry):
+    """A bad answer must not pass for one that nobody judged; a column that is named must be there."""
+    tag = next(key for key, value in row.items() if value is True)
+    first = {key: value for key, value in row.items() if key != tag}
+    if entry:
+        with pytest.raises(DataError, match=f"no column '{tag}'"):
+            load([first, row], **entry)
+    else:
+        assert [example.desirable for example in load([first, {**row, tag: False}])] == [None, False]
+
+
 def test_answers_without_a_judgement_and_prompts_alone(load):
     [text] = load([{"prompt": "Q", "completion": "R"}])
     [listed] = load([{"prompt": chat(("system", "S"), ASKED), "completion": chat(GOOD), "tools": [TOOL]}])
