@@ -134,7 +134,8 @@ def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, c
     run.tell(f"data: {split}: {counts}")
     if len(dataset) == 0:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
-        raise DataError("no sample is left to learn from", why=reasons, remedy="see the counts; raise cutoff_len")
+        remedy = "raise cutoff_len" if "cutoff_len" in reasons else "correct the rows"
+        raise DataError("no sample is left to learn from", why=reasons, remedy=remedy)
     return dataset
 
 
@@ -172,8 +173,10 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     """
     from transformers import EarlyStoppingCallback
 
+    from ft.training.context import check_context
     from ft.training.rows import RowCallback
 
+    check_context(run)
     callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
     if patience := run.plan.get("early_stopping_steps"):
         callbacks.append(EarlyStoppingCallback(patience))
@@ -200,10 +203,15 @@ def open_record(run: Run, journal: Journal) -> None:
 
 
 def train(run: Run) -> None:
-    """The trainer trains, from the beginning or from the checkpoint."""
-    if run.plan.get("do_train", True):
-        assert run.trainer is not None
+    """The trainer trains, from the beginning or from the checkpoint; what a stream gave is told, however it ends."""
+    if not run.plan.get("do_train", True):
+        return
+    assert run.trainer is not None
+    try:
         run.trainer.train(resume_from_checkpoint=run.resumed_from)
+    finally:
+        if run.train_dataset is not None and not hasattr(run.train_dataset, "__len__"):
+            run.tell(f"data: train: {run.counts['train']}")
 
 
 def evaluate(run: Run, plugins: PluginManager, when: str) -> None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from ft.data.boundaries import Labeller
+from ft.data.openings import check_generation_prompt
 from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
 from ft.data.spans import Rendered, check_tools, encode_batch, label, render_exactly
 from ft.data.tokens import TOO_LONG
 from ft.data.truncation import ROUNDS, clip, reserve, share, spread
 from ft.errors import DataError
-from ft_hookspecs import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ft.data.spans import Tokens, Truncation
-    from ft_hookspecs import DataCounts, Example, Template
+    from ft_hookspecs import DataCounts, Example, Message, Template
 
 FILLED: Final = "prompt fills cutoff_len: no room for an answer"
-PROBE: Final = "An answer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,8 @@ class Fitter:
             DataError: the template has no generation prompt, or, unless ``on_bad_row`` is ``skip``, cannot render a
                 sample.
         """
-        check_generation_prompt(samples, self.template)
+        if samples:
+            check_generation_prompt(samples[0].prompt, self.template)
         rendered = list(self._render(samples, counts))
         tokens = self._label([side for _, sides in rendered for side in sides])
         for sample, sides in rendered:
@@ -111,33 +111,6 @@ class Fitter:
                 yield sample, known if each and len(known) == len(each) else render_sides(sample, self.template)
             except DataError as error:
                 drop_or_raise(error, self.limits.on_bad_row == "skip", counts)
-
-
-def check_generation_prompt(samples: Sequence[Asked], template: Template) -> None:
-    """Refuse a template that does not write what an answer begins with when it is asked for.
-
-    A template may have no header for answers (``[INST] … [/INST]``): then the answer itself follows the prompt.
-
-    Raises:
-        DataError: the template writes a header only together with an answer, so that the header would be learned.
-    """
-    if not samples:
-        return
-    messages, tools = samples[0].prompt.messages, samples[0].prompt.tools
-    try:
-        opening = template.render(messages, tools=tools, add_generation_prompt=True)
-        if opening != template.render(messages, tools=tools):
-            return
-        answered = template.render((*messages, Message("assistant", PROBE)), tools=tools)
-    except DataError:
-        return  # rendering the sample itself says it, with its place
-    if not answered[len(opening) :].lstrip().startswith(PROBE):
-        raise DataError(
-            f"the chat template ({template.name}) has no generation prompt",
-            where=samples[0].prompt.where,
-            why="add_generation_prompt adds nothing, so that the header of the turn would count as part of the answer",
-            remedy="choose another template, or add the header under `if add_generation_prompt` to this one",
-        )
 
 
 # ---- render -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import DataCounts, Example, Message
 
+EQUAL: Final = "chosen and rejected are equal"
 SPLIT_PAIR: Final = "pairs made one desirable and one undesirable sample"
 UNHEEDED: Final = "rows whose weight or train of a message was not heeded, because whole answers are judged"
 
@@ -51,12 +52,15 @@ def as_pair(example: Example, _counts: DataCounts) -> Sequence[Asked]:
 
 
 def as_feedback(example: Example, counts: DataCounts) -> Sequence[Asked]:
-    """The prompt with the answer and its judgement; both answers of a pair.
+    """The prompt with the answer and its judgement; both answers of a pair, unless they are equal.
 
     Raises:
         DataError: the example is neither judged nor a pair.
     """
     if example.chosen and example.rejected:
+        if example.chosen == example.rejected:
+            counts.drop(EQUAL)
+            return ()
         note(counts, SPLIT_PAIR)
         prompt = _prompt(example, conversation(example))
         return Asked(prompt, (example.chosen,), desirable=True), Asked(prompt, (example.rejected,), desirable=False)

@@ -119,7 +119,10 @@ def kept_dataset(
         )
     if stated(folder)["identity"]["code"] != identity.code:
         tell(f"{folder} was made by another version of ft; overwrite_cache: true makes it anew")
-    return _opened(folder, counts)
+    dataset = _opened(folder, counts)
+    if not identity.data:  # of the rows behind the samples nothing is known here
+        counts.rows = counts.examples = len(dataset)
+    return dataset
 
 
 def fault(folder: Path, identity: Identity) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ft.data.reading import split_name
 from ft.data.sources import dataset_sources
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ft_hookspecs import DatasetSource, Plan
+
+OF_ROWS: Final = (
+    *("max_samples", "val_size", "mix_strategy", "interleave_probs", "overwrite_cache"),
+    *("preprocessing_num_workers", "preprocessing_batch_size"),
+)
 
 
 def data_problems(plan: Plan) -> Iterator[Problem]:
@@ -29,6 +34,8 @@ def data_problems(plan: Plan) -> Iterator[Problem]:
         )
     if options.eval_on_each_dataset:
         yield from _each(plan, options)
+    if options.tokenized_path and not (options.dataset or options.eval_dataset):
+        yield from _kept(options)
     if _asks(options, "split") and not any(_is_remote(source) for source in _sources(plan, "dataset", "eval_dataset")):
         yield Problem(
             "split has no effect",
@@ -68,10 +75,19 @@ def _streaming(plan: Plan, options: DataOptions) -> Iterator[Problem]:
         "tokenized_path": "nothing is written while streaming",
         "overwrite_cache": "nothing is written while streaming",
         "preprocessing_num_workers": "a stream is tokenised by the processes that train",
+        "dataloader_num_workers": "a stream is read by the processes that train",
     }
     for key, why in refused.items():
         if plan.get(key):
             yield Problem(f"{key} cannot be had with streaming", why=why, remedy="choose one", keys=(key, "streaming"))
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if plan.get(key) == "epoch":
+            yield Problem(
+                f"{key}: epoch cannot be had with streaming",
+                why="a stream has no end to wait for: pass follows pass",
+                remedy=f"set {key}: steps",
+                keys=(key, "streaming"),
+            )
     if plan.get("train_sampling_strategy", "random") not in ("random", "sequential"):
         yield Problem(
             f"train_sampling_strategy: {plan.get('train_sampling_strategy')} cannot be had with streaming",
@@ -96,6 +112,18 @@ def _streaming(plan: Plan, options: DataOptions) -> Iterator[Problem]:
         )
 
 
+def _kept(options: DataOptions) -> Iterator[Problem]:
+    """Keys that say how tokens are made of data, where the tokens are all there is."""
+    for key in OF_ROWS:
+        if _asks(options, key):
+            yield Problem(
+                f"{key} has no effect: tokenized_path is used as it is",
+                why="without dataset and eval_dataset there is no data to make tokens of",
+                remedy=f"take {key} out, or give dataset",
+                keys=(key, "tokenized_path"),
+            )
+
+
 def _each(plan: Plan, options: DataOptions) -> Iterator[Problem]:
     names = [split_name(source) for source in _sources(plan, "eval_dataset")]
     if not options.eval_dataset:
@@ -111,6 +139,23 @@ def _each(plan: Plan, options: DataOptions) -> Iterator[Problem]:
             remedy="name them in dataset_info.json",
             keys=("eval_on_each_dataset", "eval_dataset"),
         )
+    elif len(names) > 1 and _chooses(plan) and not any(_metric(plan).startswith(f"{name}_") for name in names):
+        yield Problem(
+            f"metric_for_best_model: {_metric(plan)} is not measured",
+            why="eval_on_each_dataset measures each data set by its own name",
+            remedy=f"set metric_for_best_model: {names[0]}_{_metric(plan)}, or that of another of them",
+            keys=("metric_for_best_model", "eval_on_each_dataset"),
+        )
+
+
+def _chooses(plan: Plan) -> bool:
+    """Whether one metric says what is best while training."""
+    plateau = plan.get("lr_scheduler_type") == "reduce_lr_on_plateau"
+    return bool(plan.get("load_best_model_at_end") or plan.get("save_strategy") == "best" or plateau)
+
+
+def _metric(plan: Plan) -> str:
+    return str(plan.get("metric_for_best_model") or "loss").removeprefix("eval_")
 
 
 def _sources(plan: Plan, *keys: str) -> list[DatasetSource]:

@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from ft.data.answers import Fitter, Limits
-from ft.data.asking import as_feedback, as_pair, as_prompt, note_unheeded
+from ft.data.asking import EQUAL, as_feedback, as_pair, as_prompt, note_unheeded
 from ft.data.prepare import prepared, template_text
 from ft.data.reading import drop_or_raise
 from ft.data.spans import IGNORE
@@ -34,7 +34,6 @@ FEEDBACK_COLUMNS: Final = {
 }  # fmt: skip
 PROMPT_COLUMNS: Final = {"prompt_ids": IDS, "length": "int32", "prompt": "string", "answer": "string"}
 
-EQUAL: Final = "chosen and rejected are equal"
 EMPTY: Final = "an answer is empty"
 NO_PROMPT: Final = "no token before the answer"
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.data.examples import Examples, Summary, summarise, verified
 from ft.data.mixing import mix, mixed_size
-from ft.data.rows import Rows
+from ft.data.rows import Rows, empty
 from ft.data.sources import FILE_NAME, dataset_sources
 from ft.errors import ConfigError, DataError
 from ft.options import DataOptions
-from ft_hookspecs import DataCounts
+from ft_hookspecs import DataCounts, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,11 +53,14 @@ def load_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
     from ft.data.streaming import streamed_splits
 
     options = plan.of(DataOptions)
-    if kept := _kept_splits(options):
-        yield from kept
+    if splits := _kept_splits(options):
+        yield from splits
         return
     if not options.dataset and plan.get("do_train", True):
-        raise ConfigError("no data set to train on", why="do_train is on and dataset is not set", remedy="give dataset")
+        kept = f", and tokenized_path {options.tokenized_path!r} holds no data" if options.tokenized_path else ""
+        raise ConfigError(
+            "no data set to train on", why=f"do_train is on and dataset is not set{kept}", remedy="give dataset"
+        )
     if options.dataset:
         yield from (streamed_splits if options.streaming else _train_splits)(hook, plan)
     sources = dataset_sources(plan, "eval_dataset")
@@ -102,6 +105,8 @@ def _train_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
     chosen = held_out(len(whole), options.val_size, seed)
     parts = _parts(scanned, chosen)
     mixing = (options.mix_strategy, options.interleave_probs, seed)
+    draws = options.val_size or options.interleave_probs
+    recipe = (options.val_size, *mixing[:2], seed if draws else None)
     sizes = [len(part) - sum(part) for part in parts]
     if not all(sizes) and options.mix_strategy != "concat":
         raise DataError(
@@ -109,12 +114,12 @@ def _train_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
             why="every data set that is interleaved needs one",
             remedy="take it out of dataset",
         )
-    summary = _part_of(whole, mixed_size(sizes, *mixing), "train", options.val_size, mixing)
+    summary = _part_of(whole, mixed_size(sizes, *mixing), "train", *recipe)
     readers = [partial(one.read, part, 0) for one, part in zip(scanned, parts, strict=True)]
     counts.examples = summary.size
     yield "train", Examples(lambda: mix(readers, *mixing), summary), counts
     if any(chosen):
-        summary = _part_of(whole, sum(chosen), "eval", options.val_size, mixing)
+        summary = _part_of(whole, sum(chosen), "eval", *recipe)
         others = [partial(one.read, part, 1) for one, part in zip(scanned, parts, strict=True)]
         yield "eval", Examples(lambda: mix(others), summary), DataCounts(rows=summary.size, examples=summary.size)
 
@@ -228,11 +233,13 @@ def read_examples(hook: HookRelay, plan: Plan, source: DatasetSource, counts: Da
     """
     skip = plan.of(DataOptions).on_bad_row == "skip"
     rows = Rows(hook, plan, source)
-    empty = True
+    is_empty, unseen = True, set(source.columns.values())
     _ = rows.reader  # what no format fits is an error, not a row to skip
     for row in rows.chosen():
-        empty = False
+        is_empty = False
         counts.rows += 1
+        if unseen and isinstance(row, Row):
+            unseen.difference_update(row.data)
         try:
             example = rows.convert(row)
         except DataError as error:
@@ -240,8 +247,15 @@ def read_examples(hook: HookRelay, plan: Plan, source: DatasetSource, counts: Da
             continue
         counts.examples += 1
         yield example
-    if empty:
-        raise DataError(f"the data set {source.name!r} has no rows", where=source.location, remedy="give another")
+    if is_empty:
+        raise empty(source)
+    if unseen and not plan.of(DataOptions).max_samples:
+        raise DataError(
+            f"no row of the data set {source.name!r} has the column {min(unseen)!r}",
+            where=source.declared_at,
+            why="columns names it",
+            remedy="correct its name, or take it out of columns",
+        )
 
 
 def drop_or_raise(error: DataError, skip: bool, counts: DataCounts) -> None:

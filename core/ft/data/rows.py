@@ -75,8 +75,15 @@ class Rows:
         if not every:
             return
         once = draw.sample(every, min(size, len(every)))
-        again = draw.choices(every, k=size - len(once))
-        for numbers in (once[:limit], again[: None if limit is None else max(0, limit - len(once))]):
+        again = draw.choices(every, k=size - len(once))[: None if limit is None else max(0, limit - len(once))]
+        if again and self.plan.of(DataOptions).val_size:
+            raise DataError(
+                f"num_samples {size} takes rows of {self.source.name!r} more than once, and val_size holds some out",
+                where=self.source.declared_at,
+                why=f"there are {len(every)} rows, and one that is measured must not be trained on too",
+                remedy=f"set num_samples to at most {len(every)}, or give eval_dataset instead of val_size",
+            )
+        for numbers in (once[:limit], again):
             times = Counter(numbers)
             for number, row in enumerate(self.load() if times else ()):
                 yield from repeat(row, times[number])
@@ -113,6 +120,11 @@ class Rows:
         """
         first = next((row for row in self.load() if isinstance(row, Row)), None)
         return None if first is None else _format_of(self.hook, self.plan, self.source, first)
+
+
+def empty(source: DatasetSource) -> DataError:
+    """The error that a data set holds no row."""
+    return DataError(f"the data set {source.name!r} has no rows", where=source.location, remedy="give another")
 
 
 def _format_of(hook: HookRelay, plan: Plan, source: DatasetSource, row: Row) -> FormatReader:

@@ -13,16 +13,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ft.data.examples import Examples, summarise
-from ft.data.mixing import mix, mixed_size
+from ft.data.mixing import mix
 from ft.data.reading import drop_or_raise
-from ft.data.rows import LoadedRow, Rows
+from ft.data.rows import LoadedRow, Rows, empty
 from ft.data.sources import dataset_sources
 from ft.errors import DataError
 from ft.options import DataOptions
 from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pluggy import HookRelay
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from ft_hookspecs import Example, Plan
 
 
+Key = tuple[int, int]
+"""The number of a data set, and of a row in it: the same each time that a mixture repeats the row."""
+
+
 class Loaded(NamedTuple):
-    """A row that is not yet an example, with the data set it belongs to and its place in the pass."""
+    """A row that is not yet an example, with the data set it belongs to."""
 
     rows: Rows
     row: LoadedRow
-    place: int
+    key: Key
 
 
 class StreamedExamples(Examples):
@@ -44,7 +48,7 @@ class StreamedExamples(Examples):
     Attributes:
         counts: grows with what is read.
         size: rows of a pass; ``None`` when ``max_steps`` says how long to train, as counting reads all rows.
-        held_out: the examples of ``val_size``, by their place in a pass.
+        held_out: the examples of ``val_size``, which no pass gives.
     """
 
     def __init__(self, hook: HookRelay, plan: Plan, counts: DataCounts) -> None:
@@ -55,13 +59,23 @@ class StreamedExamples(Examples):
 
     @cached_property
     def size(self) -> int | None:
+        """As above.
+
+        Raises:
+            DataError: a data set has no rows.
+        """
         if (self._plan.get("max_steps") or 0) > 0:
             return None
         sizes = [rows.size() for rows in self._sources]
-        return mixed_size(sizes, *self._mixing) - len(self.held_out)
+        if not all(sizes):
+            raise empty(self._sources[sizes.index(0)].source)
+        if len(sizes) == 1 or self._options.mix_strategy == "concat":
+            return sum(sizes) - len(self.held_out)
+        keys = [partial(_keys, number, size) for number, size in enumerate(sizes)]
+        return sum(key not in self.held_out for key in mix(keys, *self._mixing))
 
     @cached_property
-    def held_out(self) -> dict[int, Example]:
+    def held_out(self) -> dict[Key, Example]:
         """Chosen from the first block, because the rest is not read before it is trained on.
 
         Raises:
@@ -71,7 +85,7 @@ class StreamedExamples(Examples):
         if not number:
             return {}
         first = islice(self._rows(0), self._options.buffer_size)
-        usable = {loaded.place: example for loaded in first for example in self._converted(loaded, DataCounts())}
+        usable = {loaded.key: example for loaded in first for example in self._converted(loaded, DataCounts())}
         if number >= len(usable):
             raise DataError(
                 f"val_size {number} leaves nothing to train on of the first {len(usable)} examples",
@@ -79,7 +93,7 @@ class StreamedExamples(Examples):
                 remedy="lower val_size, raise buffer_size, or give eval_dataset",
             )
         chosen = random.Random(self._seed).sample(sorted(usable), number)  # noqa: S311 - reproducible, not secret
-        return {place: usable[place] for place in sorted(chosen)}
+        return {key: usable[key] for key in sorted(chosen)}
 
     def blocks(self, number: int, first: int = 0) -> Iterator[tuple[int, list[Loaded]]]:
         """The blocks of one pass from the ``first`` on, shuffled unless ``disable_shuffling``."""
@@ -88,10 +102,10 @@ class StreamedExamples(Examples):
         while block := list(islice(rows, size)):
             if not self._options.disable_shuffling:
                 random.Random(f"{self._seed} {number} {first}").shuffle(block)  # noqa: S311 - reproducible, not secret
-            yield first, [loaded for loaded in block if loaded.place not in self.held_out]
+            yield first, [loaded for loaded in block if loaded.key not in self.held_out]
             first += 1
 
-    def convert(self, block: Sequence[Loaded]) -> Iterator[Example]:
+    def convert(self, block: Iterable[Loaded]) -> Iterator[Example]:
         """The examples of rows, counted.
 
         Raises:
@@ -107,14 +121,13 @@ class StreamedExamples(Examples):
     def _rows(self, begin: int) -> Iterator[Loaded]:
         """The mixed rows of a pass from a place on; those of a single data set are passed over unparsed."""
         for rows in self._sources:
-            _ = rows.reader  # what no format fits is an error, not a row to skip
+            if rows.reader is None:  # what no format fits is an error, not a row to skip
+                raise empty(rows.source)
         if len(self._sources) == 1:
-            [only] = self._sources
-            yield from (Loaded(only, row, place) for place, row in enumerate(only.chosen(begin), begin))
+            yield from _loaded(0, self._sources[0], begin)
             return
-        readers = [partial(_with, rows) for rows in self._sources]
-        mixed = islice(mix(readers, *self._mixing), begin, None)
-        yield from (Loaded(rows, row, place) for place, (rows, row) in enumerate(mixed, begin))
+        readers = [partial(_loaded, number, rows) for number, rows in enumerate(self._sources)]
+        yield from islice(mix(readers, *self._mixing), begin, None)
 
     def _converted(self, loaded: Loaded, counts: DataCounts) -> Iterator[Example]:
         counts.rows += 1
@@ -128,11 +141,15 @@ class StreamedExamples(Examples):
 
     def _in_order(self) -> Iterator[Example]:
         """One pass unshuffled, for whoever needs all examples."""
-        return self.convert([loaded for loaded in self._rows(0) if loaded.place not in self.held_out])
+        return self.convert(loaded for loaded in self._rows(0) if loaded.key not in self.held_out)
 
 
-def _with(rows: Rows) -> Iterator[tuple[Rows, LoadedRow]]:
-    return ((rows, row) for row in rows.chosen())
+def _loaded(number: int, rows: Rows, begin: int = 0) -> Iterator[Loaded]:
+    return (Loaded(rows, row, (number, place)) for place, row in enumerate(rows.chosen(begin), begin))
+
+
+def _keys(number: int, size: int) -> Iterator[Key]:
+    return ((number, place) for place in range(size))
 
 
 def streamed_splits(hook: HookRelay, plan: Plan) -> Iterator[tuple[str, Examples, DataCounts]]:
@@ -140,6 +157,7 @@ def streamed_splits(hook: HookRelay, plan: Plan) -> Iterator[tuple[str, Examples
     counts = DataCounts()
     train = StreamedExamples(hook, plan, counts)
     held_out = list(train.held_out.values())
+    _ = train.size  # counted now: what is wrong with the data is told before weights are loaded
     yield "train", train, counts
     if held_out:
         size = len(held_out)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ft.data.boundaries import Labeller
 from ft.data.encoding import Encoder
+from ft.data.openings import check_generation_prompt, question
 from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
 from ft.data.spans import Supervision, Tokens, Truncation, learned_turns, render
@@ -64,13 +65,16 @@ class Supervisor:
         self.template, self.tokenizer, self.supervision = template, tokenizer, supervision
         self._outlines = Outlines(template)
         self._label = Labeller(tokenizer)
+        self._is_checked = False
 
     def __call__(self, examples: Sequence[Example], counts: DataCounts) -> Iterator[Tokens]:
         """The samples of many conversations, tokenised together (the tokenizer's threads share the work).
 
         Raises:
-            DataError: as for :func:`supervise`, unless ``on_bad_row`` is ``skip``.
+            DataError: the template has no generation prompt; as for :func:`supervise`, unless ``on_bad_row`` is
+                ``skip``.
         """
+        self._check(examples)
         rendered: list[Rendered] = []
         for example, text in zip(examples, self._texts(examples), strict=True):
             try:
@@ -79,6 +83,13 @@ class Supervisor:
                 drop_or_raise(error, self.supervision.on_bad_row == "skip", counts)
         for sample, tokens in zip(rendered, self._label(rendered), strict=True):
             yield from self._fitting(sample, tokens, counts)
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        """The first conversation shows where answers begin; where every token is learned, it does not matter."""
+        first = next((example for example in examples if example.messages), None)
+        if not (self._is_checked or self.supervision.train_on_prompt or first is None):
+            check_generation_prompt(question(first), self.template)
+            self._is_checked = True
 
     def _texts(self, examples: Sequence[Example]) -> Sequence[str | None]:
         """The renderings of all conversations at once where the template can; ``None`` for one that needs care."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -99,6 +100,7 @@ class _Worker:
 
 
 def _begin(encode: Callable[[Sequence[Example], DataCounts], Iterable[Sample]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first of them ends the others
     _Worker.encode = staticmethod(encode)
 
 

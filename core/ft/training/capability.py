@@ -43,6 +43,13 @@ def base_dtype(model: nn.Module) -> torch.dtype:
     return next((parameter for parameter in floating if not parameter.requires_grad), floating[0]).dtype
 
 
+def positions(model: nn.Module) -> int | None:
+    """The tokens of a text that a model was made for, as its configuration has it."""
+    config: Any = getattr(unwrap(model), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text, "max_position_embeddings", None)
+
+
 def obstacles(model: nn.Module) -> Iterator[str]:
     """Why this model cannot take the packed step; nothing when it can, as far as its class and settings tell."""
     base = unwrap(model)

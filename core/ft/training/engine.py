@@ -18,10 +18,10 @@ from ft.data import IGNORE
 from ft.errors import ConfigError, TrainingError
 from ft.training import attention
 from ft.training.attention import use_attention_kernel
-from ft.training.capability import base_dtype, obstacles, unwrap
+from ft.training.capability import base_dtype, obstacles, positions, unwrap
 from ft.training.head import label_head, log_probs_and_entropy, picked, replaced_forward
 from ft.training.packing import PackedBatch, pad
-from ft.training.selfcheck import TOLERANCE, sample
+from ft.training.selfcheck import CHECK_TOKENS, TOLERANCE, sample
 from ft.training.values import instead_of_logits
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ class Engine:
         if self.checked:
             return
         self.checked = True
-        difference, tolerance = self._difference(sample(batch), model or self.model)
+        longest = positions(self.base) or CHECK_TOKENS
+        difference, tolerance = self._difference(sample(batch, min(CHECK_TOKENS, longest // 2)), model or self.model)
         if difference <= tolerance:
             self.decide(f"batches are packed: log-probabilities equal the padded forward's to {difference:.1e}")
             return

@@ -19,16 +19,18 @@ TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 0.
 bf16 over thirty layers (the logits themselves are rounded to 1/8); a sequence that sees its neighbour, above 1."""
 
 
-def sample(batch: PackedBatch) -> PackedBatch:
+def sample(batch: PackedBatch, longest: int = CHECK_TOKENS) -> PackedBatch:
     """The shortest sequences of a batch, cut, every token a label; and, as two branches of a prompt, parts of them.
+
+    The branches have half as many tokens more than ``longest``.
 
     A lone one is taken twice, to have a neighbour that it must not see.
     """
     bounds = batch["cu_seqlens"].tolist()
     parts = [batch["input_ids"][0, start:end] for start, end in pairwise(bounds)]
-    shortest = sorted((part[:CHECK_TOKENS] for part in parts if len(part) > 1), key=len)[:CHECK_SEQUENCES]
+    shortest = sorted((part[:longest] for part in parts if len(part) > 1), key=len)[:CHECK_SEQUENCES]
     if not shortest:
-        shortest = [batch["input_ids"][0, :1].repeat(CHECK_TOKENS)]
+        shortest = [batch["input_ids"][0, :1].repeat(longest)]
     parts = shortest * CHECK_SEQUENCES if len(shortest) == 1 else shortest
     whole = [_learned(part.cpu()) for part in parts]
     prompt, *rest = parts[0].cpu().tensor_split(2)

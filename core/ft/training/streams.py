@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset
 
 from ft.data.cache import batched
@@ -92,6 +93,13 @@ class TokenStream(IterableDataset[Any]):
         batches = batched(self._examples.convert(share), self._batch_size)
         return self._finish((sample for batch in batches for sample in self._encode(batch, self._counts)), self._counts)
 
+    def add_up(self) -> None:
+        """Count what all processes have read: to be called by each of them, once, when none reads on."""
+        if self.processes > 1:
+            counted: list[DataCounts] = gather_object([self._counts])
+            for other in (*counted[: self.rank], *counted[self.rank + 1 :]):
+                self._counts.add(other)
+
     def state_after(self, samples: int) -> dict[str, int]:
         """The place behind so many samples, of which the last may long have been passed by a batch read ahead."""
         known = [begin for begin in self._begins if begin.given <= samples]
@@ -115,6 +123,12 @@ class StreamingTrainer(RunTrainer):
             if args.max_steps <= 0:
                 args.max_steps = steps_of(self.stream, args)
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        if self.stream is not None:
+            self.stream.add_up()
+        return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Of a stream not accelerate's: that would read all rows in each process, and keep one part of them."""

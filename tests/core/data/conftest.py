@@ -17,12 +17,13 @@ class Rows:
     """A data plugin over rows in memory: each has ``q`` and ``a``, or is an error."""
 
     rows: list = field(default_factory=list)
+    empty: str = ""
+    """The name of a data set without rows."""
 
     @hookimpl
     def ft_load_dataset(self, source):
-        return (
-            row if isinstance(row, Exception) else Row(row, f"{source.name}:{n}") for n, row in enumerate(self.rows, 1)
-        )
+        rows = [] if source.name == self.empty else self.rows
+        return (row if isinstance(row, Exception) else Row(row, f"{source.name}:{n}") for n, row in enumerate(rows, 1))
 
     @hookimpl
     def ft_read_format(self, columns):

@@ -40,6 +40,15 @@ def test_num_samples_draws_each_row_once_before_any_twice(hook, rows, make_plan,
     assert len(set(drawn[:6])) == 6
 
 
+def test_a_row_that_is_drawn_twice_is_not_both_measured_and_trained_on(hook, rows, make_plan, write_info):
+    rows.rows = good(6)
+    write_info({"mine": {"hf_hub_url": "a/b", "num_samples": 9}})
+    with pytest.raises(DataError, match=r"more than once(?s:.*)at most 6") as caught:
+        list(load_splits(hook, make_plan(dataset=["mine"], val_size=2)))
+    assert caught.value.where.endswith("dataset_info.json:2")
+    assert len(list(load_splits(hook, make_plan(dataset=["mine"], val_size=2, max_samples=6)))) == 2
+
+
 def test_the_first_bad_row_stops_with_its_place_and_the_way_on(hook, rows, make_plan):
     rows.rows = [*good(1), bad(), *good(1)]
     with pytest.raises(DataError, match="on_bad_row: skip") as caught:

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from ft.data import load_splits
-from ft.data.checks import data_problems
+from ft.data.checks import OF_ROWS, data_problems
 from ft.data.mixing import mix, mixed_size
 from ft.errors import DataError
 from ft_hookspecs import Plan
@@ -63,6 +65,19 @@ def test_what_is_held_out_of_a_mixture_is_not_trained_on(splits):
     assert not train & held_out
 
 
+def test_what_is_held_out_of_a_stream_is_in_no_pass_although_the_mixture_repeats_rows(splits):
+    found = splits(
+        dataset=["a/x", "a/y"], mix_strategy="interleave_over", interleave_probs=[0.8, 0.2], val_size=2, streaming=True,
+        buffer_size=50,
+    )  # fmt: skip
+    train, held_out = found["train"][0], set(wheres(found["eval"][0]))
+    assert len(held_out) == 2
+    for number in range(3):
+        given = wheres(train.convert(loaded for _, block in train.blocks(number) for loaded in block))
+        assert len(given) == train.size > len(set(given)) == 4
+        assert not held_out & set(given)
+
+
 def test_each_eval_data_set_may_be_measured_by_its_name(splits):
     found = splits(dataset=["a/x"], eval_dataset=["a/y", "a/z"], eval_on_each_dataset=True)
     assert {name: wheres(examples) for name, (examples, _) in found.items() if name != "train"} == {
@@ -98,6 +113,67 @@ def test_what_cannot_be_together_is_a_problem(make_plan, options, said):
     problems = list(data_problems(make_plan(dataset=["a/x", "a/y"], **options)))
     assert any(said in problem.what for problem in problems), problems
     assert all(problem.remedy for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dataloader_num_workers", 2, "read by the processes that train"),
+        ("eval_strategy", "epoch", "no end to wait for"),
+        ("save_strategy", "epoch", "no end to wait for"),
+        ("logging_strategy", "epoch", "no end to wait for"),
+    ],
+)
+def test_what_a_stream_would_not_heed_is_a_problem(make_plan, key, value, said):
+    plan = make_plan(dataset=["a/x"], streaming=True)
+    asked = Plan({**plan.values, "max_steps": 5, key: value}, {}, (), plan.models, None)
+    [problem] = data_problems(asked)
+    assert problem.keys == (key, "streaming")
+    assert said in problem.why
+
+
+@pytest.mark.parametrize(
+    "chooses",
+    [{"load_best_model_at_end": True}, {"save_strategy": "best"}, {"lr_scheduler_type": "reduce_lr_on_plateau"}],
+)
+def test_what_is_best_is_measured_by_the_name_of_one_data_set(make_plan, chooses):
+    plan = make_plan(dataset=["a/x"], eval_dataset=["a/y", "a/z"], eval_on_each_dataset=True)
+    [problem] = data_problems(replace(plan, values={**plan.values, **chooses}))
+    assert problem.what == "metric_for_best_model: loss is not measured"
+    assert "metric_for_best_model: a/y_loss" in problem.remedy
+    named = {**chooses, "metric_for_best_model": "eval_a/z_loss"}
+    assert not list(data_problems(replace(plan, values={**plan.values, **named})))
+    alone = make_plan(dataset=["a/x"], eval_dataset=["a/y"], eval_on_each_dataset=True)
+    assert not list(data_problems(replace(alone, values={**alone.values, **chooses})))
+
+
+ROW_KEYS = {
+    "max_samples": 3,
+    "val_size": 2,
+    "mix_strategy": "interleave_under",
+    "overwrite_cache": True,
+    "preprocessing_num_workers": 2,
+    "preprocessing_batch_size": 10,
+}
+
+
+def test_keys_of_rows_say_nothing_where_only_tokens_are_kept(make_plan):
+    assert {*ROW_KEYS, "interleave_probs"} == set(OF_ROWS)
+    for key, value in ROW_KEYS.items():
+        [problem] = data_problems(make_plan(tokenized_path="kept", **{key: value}))
+        assert problem.what == f"{key} has no effect: tokenized_path is used as it is"
+        assert not list(data_problems(make_plan(tokenized_path="kept", dataset=["a/x"], **{key: value})))
+    assert not list(data_problems(make_plan(tokenized_path="kept")))
+
+
+def test_an_empty_data_set_of_a_stream_is_an_error_whatever_the_others_hold(splits, rows):
+    rows.empty = "a/y"
+    for strategy in STOPPING:
+        with pytest.raises(DataError, match="'a/y' has no rows"):
+            splits(dataset=["a/x", "a/y"], streaming=True, mix_strategy=strategy)
+    rows.empty = "a/x"
+    with pytest.raises(DataError, match="'a/x' has no rows"):
+        splits(dataset=["a/x"], streaming=True)
 
 
 def test_a_stream_of_known_length_or_with_max_steps_is_no_problem(make_plan, tmp_path):

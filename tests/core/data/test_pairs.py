@@ -5,8 +5,8 @@ import pytest
 
 from ft.data import IGNORE, ChatTemplate, prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.answers import FILLED
-from ft.data.asking import SPLIT_PAIR, UNHEEDED
-from ft.data.pairs import EMPTY, EQUAL
+from ft.data.asking import EQUAL, SPLIT_PAIR, UNHEEDED
+from ft.data.pairs import EMPTY
 from ft.data.tokens import TOO_LONG
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts, Example, Message, Run
@@ -225,6 +225,11 @@ class TestFeedback:
             (False, "A person.<|im_end|>"),
         ]
         assert counts.repaired == {SPLIT_PAIR: 1}
+
+    def test_equal_sides_are_no_judgement(self, prepare):
+        rows, counts = prepare(prepare_feedback, replace(PAIR, rejected=PAIR.chosen), PAIR)
+        assert len(rows) == 2
+        assert (counts.dropped, counts.repaired) == ({EQUAL: 1}, {SPLIT_PAIR: 1})
 
 
 class TestPrompts:

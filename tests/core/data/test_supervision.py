@@ -97,6 +97,16 @@ def test_a_template_without_a_stable_prefix_is_refused(learn, tokenizer):
     assert "(odd)" in str(caught.value)
 
 
+def test_a_template_without_a_generation_prompt_is_refused_unless_all_is_learned(learn, tokenizer):
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    headless = "{% for m in messages %}{{ '[' + m.content + ']' if m.role == 'user' else m.content }}{% endfor %}"
+    with pytest.raises(DataError, match=r"\(mine\) has no generation prompt\n  where: f:1"):
+        learn(*TURNS, using=ChatTemplate(tokenizer, source, name="mine"))
+    [whole] = learn(*TURNS, using=ChatTemplate(tokenizer, source), train_on_prompt=True)
+    assert whole.labels == whole.input_ids
+    assert learned(tokenizer, learn(*TURNS[1:3], using=ChatTemplate(tokenizer, headless))[0]) == TURNS[2].content
+
+
 @pytest.mark.parametrize("what", ["described", "called"])
 def test_a_template_that_leaves_out_tools_is_refused(template, tokenizer, what):
     tool = {"type": "function", "function": {"name": "weather_of", "arguments": {}}}

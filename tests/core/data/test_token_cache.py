@@ -1,11 +1,21 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ft.data import ChatTemplate, Examples, Supervisor, cache, cached_dataset, prepare_supervised, prepare_text
+from ft.data import (
+    ChatTemplate,
+    Examples,
+    Supervisor,
+    cache,
+    cached_dataset,
+    load_splits,
+    prepare_supervised,
+    prepare_text,
+)
 from ft.data.cache import Identity, Making
 from ft.data.spans import COLUMNS, Tokens
 from ft.errors import ConfigError, DataError, EnvironmentProblem
@@ -205,7 +215,8 @@ def test_tokenized_path_is_written_once_and_then_loaded(keep, tmp_path, monkeypa
     for messages in (CHAT, ()):  # also when the data itself is no longer there
         again, recounted, _ = keep(*messages)
         assert again.to_list() == first.to_list()
-        assert counts == recounted
+        assert (recounted.tokens, recounted.fingerprint) == (counts.tokens, counts.fingerprint)
+    assert (recounted.rows, recounted.examples) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +231,20 @@ def test_tokens_of_other_data_or_another_template_are_refused(keep, messages, op
     keep(*CHAT)
     with pytest.raises(DataError, match=f"(?s){why}.*overwrite_cache"):
         keep(*messages, **options)
+
+
+def test_a_seed_that_decides_nothing_makes_no_other_tokens(hook, rows, make_plan, make_run):
+    rows.rows = [{"q": f"question {n}", "a": f"answer {n}"} for n in range(6)]
+
+    def kept(seed, **options):
+        plan = make_plan(dataset=["a/x", "a/y"], **options)
+        plan = replace(plan, values={**plan.values, "seed": seed})
+        return [fingerprint(make_run(), examples) for _, examples, _ in load_splits(hook, plan)]
+
+    assert kept(1) == kept(2)
+    assert kept(1, mix_strategy="interleave_under") == kept(2, mix_strategy="interleave_under") != kept(1)
+    for options in ({"val_size": 2}, {"mix_strategy": "interleave_under", "interleave_probs": [0.5, 0.5]}):
+        assert kept(1, **options) != kept(2, **options)
 
 
 def test_another_template_or_tokenizer_is_refused(keep, make_run, tmp_path, tokenizer):
@@ -295,6 +320,20 @@ def test_a_worker_that_is_killed_is_told(make_run, monkeypatch):
     run = make_run(preprocessing_num_workers=2, preprocessing_batch_size=1)
     with pytest.raises(EnvironmentProblem, match="ended from outside"):
         fingerprint(run, [Example("f:1", CHAT)] * 3)
+
+
+def test_an_interrupt_is_heeded_by_the_first_process_alone(make_run, monkeypatch):
+    """Ctrl-C reaches them all, and each would print where it was."""
+    encode, first = Supervisor.__call__, os.getpid()
+
+    def interrupted(self, examples, counts):
+        if os.getpid() != first:
+            os.kill(os.getpid(), signal.SIGINT)
+        return encode(self, examples, counts)
+
+    monkeypatch.setattr(Supervisor, "__call__", interrupted)
+    run = make_run(preprocessing_num_workers=2, preprocessing_batch_size=1)
+    assert len(prepare_supervised(run, [Example("f:1", CHAT)] * 3, DataCounts())) == 3
 
 
 def test_text_becomes_blocks_and_conversations_do_not(make_run):

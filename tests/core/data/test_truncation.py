@@ -1,6 +1,6 @@
 import pytest
 
-from ft.data import IGNORE, ChatTemplate, supervise
+from ft.data import IGNORE, ChatTemplate, Supervision, Supervisor, encode_batch, supervise
 from ft.data.truncation import share, spread
 from ft_hookspecs import DataCounts, Example, Message
 
@@ -108,6 +108,22 @@ def test_drop_leaves_out_and_counts(cut):
     assert counts.dropped == {"longer than cutoff_len": 1}
     assert counts.truncated == 0
     assert cut(LONG, 1000, "drop")[0]
+
+
+def test_of_an_answer_so_much_is_left_as_is_reserved(tokenizer):
+    """``right`` would give all of the room to the question."""
+    example = Example("f:1", LONG[1:])
+
+    def kept(reserved):
+        counts = DataCounts()
+        supervision = Supervision(150, "right", reserved=reserved)
+        samples = list(Supervisor(ChatTemplate(tokenizer), tokenizer, supervision)([example], counts))
+        return [sample.supervised for sample in samples], sum(counts.dropped.values())
+
+    end = len(encode_batch(tokenizer, ["<|im_end|>"])[0])
+    assert kept(1) == ([1 + end], 0)
+    assert kept(40) == ([40 + end], 0)
+    assert kept(149) == ([], 1)
 
 
 def test_markers_alone_may_be_too_long(cut):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ft.testing import Runs
+from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +107,9 @@ def test_two_processes_read_each_row_once_and_learn_what_one_learns(run: Runs, d
     one, two = alone.series("loss"), both.series("loss")
     assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
     assert list(two.values()) == pytest.approx(list(one.values()), abs=2e-3)
+    counted = [json.loads((each.folder / "run.json").read_text())["data"]["train"] for each in (alone, both)]
+    assert counted[0] == counted[1]
+    assert counted[0]["examples"] == 12
 
 
 def test_what_is_held_out_is_measured_and_not_trained_on(run: Runs, data: Path, tmp_path: Path) -> None:
@@ -115,6 +119,15 @@ def test_what_is_held_out_is_measured_and_not_trained_on(run: Runs, data: Path, 
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["data"]["train"]["examples"], record["data"]["eval"]["examples"]) == (8, 3)
     assert "eval_loss" in done.rows[-1]
+
+
+def test_what_a_stream_leaves_out_is_told_and_counted(run: Runs, data: Path, tmp_path: Path) -> None:
+    write(data, 6, bad=2)
+    done = run({"dataset": data, "num_train_epochs": 1, "on_bad_row": "skip", "output_dir": tmp_path / "out"})
+    assert done.exits == (0,), done.output
+    counted = json.loads((tmp_path / "out" / "run.json").read_text())["data"]["train"]
+    assert sum(counted["dropped"].values()) >= 1
+    assert f"data: train: {DataCounts(**counted)}" in done.output.splitlines()
 
 
 def test_a_stream_without_a_sample_is_an_error(run: Runs, data: Path, tmp_path: Path) -> None:
