@@ -129,6 +129,36 @@ class TestCheck:
         assert result.stdout.endswith("\n1 problem\n")
         assert "train (stage ./pairs.py): 2 examples of 3 rows" in result.stdout
 
+    @pytest.mark.parametrize(
+        ("content", "code", "said"),
+        [
+            (json.dumps([GOOD]), 0, "1 rows, 1 usable"),
+            ("\ufeff" + f"{json.dumps(GOOD)}\r\n\r\n" * 2, 0, "2 rows, 2 usable"),
+            ("", 4, "the data file is empty"),
+            (json.dumps({"dataset": "b.jsonl"}), 0, "b.jsonl: 1 rows"),
+            (json.dumps({"dataset": "b.jsonl"}, indent=1), 0, "b.jsonl: 1 rows"),
+            ("42\n43", 2, "malformed JSON"),
+        ],
+    )
+    def test_a_json_file_is_data_unless_it_is_a_single_object(
+        self, write: Any, folder: Path, content: str, code: int, said: str
+    ) -> None:
+        write("b.jsonl", GOOD)
+        (folder / "a.json").write_bytes(content.encode())
+        result = ft("check", "a.json")
+        assert result.exit_code == code, result.output
+        assert said in result.output
+
+    def test_each_split_is_judged_as_what_it_is(self, write: Any) -> None:
+        judged = [{"prompt": "Q", "completion": "R", "label": label} for label in (True, True, False)]
+        write("both.jsonl", *judged)
+        write("good.jsonl", *judged[:2])
+        words = (MODEL, "stage=kto")
+        assert ft("check", "both.jsonl", "eval_dataset=good.jsonl", *words).exit_code == 0
+        refused = ft("check", "good.jsonl", "eval_dataset=both.jsonl", *words)
+        assert refused.exit_code == 4
+        assert "every answer to learn from is marked good" in refused.stdout
+
     def test_rows_alone_need_no_model(self, write: Any, folder: Path) -> None:
         write("a.jsonl", GOOD)
         result = ft("check", "a.jsonl")
@@ -163,12 +193,12 @@ class TestCheck:
 
 class TestPreview:
     def test_without_colour_what_is_learned_stands_in_brackets(self, write: Any, folder: Path) -> None:
-        write("a.jsonl", *[{**PAIR, "chosen": "A model.\u001b[31m 🙂"}] * 4)
+        write("a.jsonl", *[{**PAIR, "chosen": "A model.\u001b[31m 🙂", "rejected": "A person.\u202e"}] * 4)
         result = ft("preview", "a.jsonl", MODEL, "stage=./pairs.py", "--rows", "2")
         assert result.exit_code == 0, result.output
         prompt = "prompt:\n<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"
-        assert prompt + "chosen:\n⟦A model.␛[31m 🙂<|im_end|>⟧\nrejected:\n⟦A person.<|im_end|>⟧\n" in result.stdout
-        assert "\u001b" not in result.stdout
+        assert prompt + "chosen:\n⟦A model.␛[31m 🙂<|im_end|>⟧\nrejected:\n⟦A person.�<|im_end|>⟧\n" in result.stdout
+        assert not {"\u001b", "\u202e"} & set(result.stdout)
         assert result.stdout.count("chosen:") == 2
         assert "2 examples" in result.stdout
         assert not (folder / "cache" / "tokens").exists()
@@ -180,6 +210,13 @@ class TestPreview:
         assert "learned, desirable" in shown
         assert "learned, undesirable" in shown
         assert "⟦R<|im_end|>⟧" in shown
+
+    @pytest.mark.parametrize("rows", ["1", "2", "9"])
+    def test_the_first_rows_need_not_be_of_both_kinds(self, write: Any, rows: str) -> None:
+        write("a.jsonl", *({"prompt": "Q", "completion": "R", "label": label} for label in (True, True, False)))
+        result = ft("preview", "a.jsonl", "eval_dataset=a.jsonl", MODEL, "stage=kto", "--rows", rows)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("learned, desirable") == 2 * min(int(rows), 2)
 
     def test_prompts_and_their_own_answers(self, write: Any) -> None:
         write("a.jsonl", {"prompt": "Q", "completion": "R"})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -65,16 +67,26 @@ def split_data(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def is_data(word: str) -> bool:
-    """Whether a word names data: a folder, or a file by its suffix; a ``.json`` file if it holds an array."""
+    """Whether a word names data: a folder, or a file by its suffix; a ``.json`` file if it is no configuration."""
     if "=" in word:
         return False
     path = Path(word)
     if path.suffix.lower() != ".json":
         return bool(FILE_NAME.search(word)) or path.is_dir()
-    if not path.is_file():
-        return False
+    return path.is_file() and _holds_rows(path)
+
+
+def _holds_rows(path: Path) -> bool:
+    """An array, nothing, or one object a line and more than one line; a configuration is a single object."""
     with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        if file.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+            return True
+        file.seek(0)
+        first, *more = [*islice((line for line in file if line.strip()), 2)] or [b""]
+    try:
+        return not first or (bool(more) and isinstance(json.loads(first), dict))
+    except (ValueError, RecursionError):
+        return False
 
 
 # ---- the stage's view ---------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _read(target: Target, source: DatasetSource, checked: Checked, findings: Fin
     Raises:
         DataError: the data set is broken as a whole, or empty.
     """
-    from ft.data.rows import Rows
+    from ft.data.rows import Rows, empty
 
     rows = Rows(target.manager.hook, target.plan, source)
     for row in rows.chosen():
@@ -114,7 +114,7 @@ def _read(target: Target, source: DatasetSource, checked: Checked, findings: Fin
         except DataError as error:
             findings.add(error)
     if not checked.rows:
-        raise DataError(f"the data set {source.name!r} has no rows", where=source.location, remedy="give another")
+        raise empty(source)
 
 
 def _prepare_all(target: Target, findings: Findings) -> dict[str, DataCounts]:

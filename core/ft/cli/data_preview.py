@@ -36,8 +36,9 @@ CONTEXT: Final = ("", "dim")
 LONGEST: Final = 200  # characters of a value that is shown as it is
 PICTURES: Final = {
     **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
-    **dict.fromkeys(range(0x7F, 0xA0), "�"),
+    **dict.fromkeys((*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "�"),
 }
+"""Shown instead of what would steer a terminal: control characters, and those that turn the direction of a text."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def show(
 
 def _preview(target: Target, run: Run, key: str, size: int) -> tuple[list[Shown], DataCounts]:
     """The first examples of a split through the stage."""
-    from ft.data import SPLIT, dataset_sources, read_examples
+    from ft.data import NO_SPLIT, SPLIT, dataset_sources, read_examples
 
     hook, counts = target.manager.hook, DataCounts()
     sources = dataset_sources(target.plan, key)
     examples = chain.from_iterable(read_examples(hook, run.plan, source, counts) for source in sources)
-    run.stash[SPLIT] = "train" if key == "dataset" else "eval"
+    run.stash[SPLIT] = NO_SPLIT  # a few rows need not be what a whole split must
     dataset = hook.ft_prepare_dataset(run=run, examples=list(islice(examples, size)), counts=counts)
     return [_shown(row, key, number, run.tokenizer) for number, row in enumerate(dataset or (), 1)], counts
 

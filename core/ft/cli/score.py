@@ -120,7 +120,7 @@ def rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[dict[str, Any], s
             where = f"{'standard input' if name == '-' else name}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError("a line is no JSON", where=where, why=str(error), remedy=REMEDY) from None
             yield row, where
 
@@ -139,6 +139,7 @@ def rendered(run: Run, row: Any, where: str) -> str:
 
     assert run.template is not None
     try:
+        json.dumps(row, ensure_ascii=False).encode()  # half of a character can neither be read nor printed
         messages = Line.model_validate(row).conversation()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -145,6 +145,9 @@ def test_what_cannot_be_scored(ft, workplace, words, code, said):
     [
         (b"{", "no JSON"),
         (b"\xff", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"prompt": "\\ud800", "answer": "b"}', "surrogates not allowed"),
+        (b'{"prompt": "a", "answer": "b", "note": "\\ud800"}', "surrogates not allowed"),
         (b"[1]", "dictionary"),
         (b'{"prompt": "a"}', "neither a prompt with an answer nor messages"),
         (b'{"prompt": "a", "answer": "b", "messages": [{"role": "user", "content": "c"}]}', "neither"),
