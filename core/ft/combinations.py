@@ -43,6 +43,13 @@ def combination_problems(plan: Plan, manager: PluginManager) -> Iterator[Problem
     yield from data_problems(plan)
     yield from _template(plan, manager)
     yield from _evaluation(plan, manager)
+    if plan.get("save_strategy") == "best" and plan.get("eval_strategy", "no") == "no":
+        yield Problem(
+            "save_strategy: best needs evaluations while training",
+            why="a checkpoint is saved when an evaluation is better than all before",
+            remedy="set eval_strategy: steps or epoch",
+            keys=("save_strategy", "eval_strategy"),
+        )
     if plan.get("load_best_model_at_end"):
         yield from _best(plan)
     elif plan.get("early_stopping_steps"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ft_hookspecs import Plan
 
-SAME: Final = ("stage", "finetuning_type", "model_name_or_path")
+SAME: Final = ("stage", "finetuning_type", "model_name_or_path", "optim")
 """What a checkpoint is of."""
 
 PLACES: Final = ("output_dir", "cache_dir", "dataset_dir", "plugins", "report_to", "plot_loss")
@@ -27,8 +27,15 @@ def check_resumed(plan: Plan) -> None:
     """Refuse to go on with a run that trained something else.
 
     Raises:
-        ConfigError: the stage, the tuning or the model is another one.
+        ConfigError: the stage, the tuning or the model is another one, or there is no such checkpoint.
     """
+    asked = str(plan.get("resume_from_checkpoint") or "false")
+    if asked.lower() not in ("true", "false") and not Path(asked).is_dir():
+        raise ConfigError(
+            f"there is no checkpoint {asked}",
+            where=str(plan.sources.get("resume_from_checkpoint", "")),
+            remedy="name a folder checkpoint-<step>, or set resume_from_checkpoint: true for the newest one",
+        )
     before = earlier_config(plan)
     for key in SAME:
         if key in before and before[key] != plan.get(key):

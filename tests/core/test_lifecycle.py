@@ -383,6 +383,11 @@ def test_what_is_different_in_a_resumed_run_is_said(arguments: Callable[..., lis
     ]
 
 
+def test_a_checkpoint_that_is_not_there_is_told_while_planning(arguments: Callable[..., list[str]]) -> None:
+    with pytest.raises(Problems, match=r"there is no checkpoint nowhere/checkpoint-3\n  where: command line: resume"):
+        make_plan(None, arguments(resume_from_checkpoint="nowhere/checkpoint-3"))
+
+
 @pytest.mark.parametrize(("key", "value"), [("finetuning_type", "full"), ("stage", "pt")])
 def test_a_run_of_another_kind_is_not_resumed(arguments: Callable[..., list[str]], key: str, value: str) -> None:
     execute(arguments(max_steps=1, save_steps=1))

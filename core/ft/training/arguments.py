@@ -58,6 +58,8 @@ def training_arguments(
     values |= {key: plan.values[key] for key in known & given & plan.values.keys()}
     values |= _precision(run)
     values |= {"output_dir": str(run.output_dir), "dataloader_pin_memory": _pins_memory(plan), **FIXED}
+    if plan.get("save_strategy") == "best":
+        values.setdefault("metric_for_best_model", "loss")  # as where load_best_model_at_end chooses
     if plan.get("disable_shuffling"):
         values["train_sampling_strategy"] = "sequential"
     # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.

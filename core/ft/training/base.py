@@ -13,7 +13,7 @@ from ft.training.saving import SavingTrainer
 from ft.training.signals import StopOnSignal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import nn
     from torch.optim import Optimizer
@@ -57,6 +57,21 @@ class RunTrainer(SavingTrainer):
                 self.optimizer_cls_and_kwargs = kind, {**arguments, "params": self.parameter_groups(model)}
             return super().create_optimizer(model)  # type: ignore[no-any-return]  # untyped base
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """As transformers', whose schedule must have ended when the run does."""
+        words: Any = self.args.lr_scheduler_kwargs or {}
+        fall, warmup = words.get("num_decay_steps", 0), self.args.get_warmup_steps(num_training_steps)
+        left = num_training_steps - warmup
+        if fall > max(0, left):
+            raise ConfigError(
+                f"num_decay_steps is {fall}, and behind the warm-up the run has {left} of {num_training_steps} steps",
+                where="lr_scheduler_kwargs",
+                why="the learning rate would begin in the middle of its fall",
+                remedy=f"set num_decay_steps to at most {left}" if left > 0 else "lower warmup_steps",
+            )
+        with refused(f"lr_scheduler_type: {self.args.lr_scheduler_type}"):
+            return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """None where no gradient is left: a layerwise optimizer has used them up, and zero would be a false figure."""
         if all(parameter.grad is None for parameter in model.parameters()):
@@ -93,13 +108,26 @@ class RunTrainer(SavingTrainer):
         try:
             return super()._determine_best_metric(metrics, trial)  # type: ignore[no-any-return]  # untyped base
         except KeyError as error:
-            name = str(self.args.metric_for_best_model).removeprefix("eval_")
-            measured = sorted(key for key in metrics if not key.endswith(("_runtime", "_per_second")))
-            raise ConfigError(
-                f"metric_for_best_model: eval_{name} is not measured",
-                why=f"the evaluation gives {', '.join(measured)}",
-                remedy=did_you_mean(name, measured) or "name one of them",
-            ) from error
+            raise self._unmeasured(metrics) from error
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As transformers', whose schedule on a plateau looks for the metric too."""
+        try:
+            return super()._evaluate(*args, **kwargs)  # type: ignore[no-any-return]  # untyped base
+        except KeyError as error:
+            if "metric_for_best_model" not in str(error):
+                raise
+            last = (row for row in self.state.log_history if row.get("step") == self.state.global_step)
+            raise self._unmeasured([name for row in last for name in row if name.startswith("eval_")]) from error
+
+    def _unmeasured(self, metrics: Iterable[str]) -> ConfigError:
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        measured = sorted(key for key in metrics if key != "epoch" and not key.endswith(("_runtime", "_per_second")))
+        return ConfigError(
+            f"metric_for_best_model: eval_{name} is not measured",
+            why=f"the evaluation gives {', '.join(measured)}",
+            remedy=did_you_mean(name, measured) or "name one of them",
+        )
 
 
 def eval_dataset(run: Run) -> Any:

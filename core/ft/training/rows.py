@@ -24,6 +24,11 @@ class RowCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships 
         self.run = run
         self.plugins = plugins
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A warm-up that does not end leaves a learning rate that was never asked for."""
+        if (warmup := args.get_warmup_steps(state.max_steps)) >= state.max_steps > 0:
+            self.run.decide(f"the warm-up of {warmup} steps is not over when the run ends, after {state.max_steps}")
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
@@ -42,7 +47,9 @@ class RowCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships 
         if not state.is_world_process_zero or not logs or state.global_step < (self.run.resumed_step or 0):
             return  # what is measured before the step of a resumed run stands in the rows already
         if "train_runtime" in logs:  # the trainer's own summary: part of the final row, not a row
-            self.run.metrics.update({name: logs[name] for name in SUMMARY if name in logs})
+            trained = state.global_step > (self.run.resumed_step or 0)  # else the mean of no losses would be 0
+            told = SUMMARY if trained else SUMMARY[:-1]
+            self.run.metrics.update({name: logs[name] for name in told if name in logs})
             return
         event = "train" if "loss" in logs else "eval"
         self.plugins.isolated("ft_log", run=self.run, row={"event": event, "step": state.global_step, **logs})

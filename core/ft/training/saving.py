@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,40 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
+from ft.errors import ConfigError
 from ft.training.checkpoints import random_state, restore_random_state, staged
-from ft.training.optimization import load_state
+from ft.training.optimization import load_schedule, load_state
 from ft.training.trees import load_tree, save_tree
 from ft.training.values import load_value_head, save_value_head, value_head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from torch import nn
 
 OPTIMIZER, SCHEDULER, RANDOM, STAGE = "optimizer_state", "scheduler_state", "random_state", "stage_state"
+
+
+@contextmanager
+def fitting(checkpoint: str) -> Iterator[None]:
+    """What a checkpoint holds must be what trains: with other keys the run would go on from something else.
+
+    Raises:
+        ConfigError: weights or optimizer states have other shapes.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if isinstance(error, RuntimeError) and "state_dict" not in lines[0]:
+            raise
+        raise ConfigError(
+            f"{checkpoint} holds other weights or another optimizer than this run trains",
+            where="resume_from_checkpoint",
+            why=next((line for line in lines if "mismatch" in line), lines[0]),
+            remedy="set the keys back that are said to be different now, or start without resume_from_checkpoint",
+        ) from error
 
 
 class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
@@ -93,7 +116,8 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with fitting(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_value_head(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
@@ -117,8 +141,9 @@ class SavingTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif (Path(checkpoint) / f"{OPTIMIZER}.json").exists():
-            load_state(self.optimizer, load_tree(Path(checkpoint) / OPTIMIZER))
-            self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
+            with fitting(checkpoint):
+                load_state(self.optimizer, load_tree(Path(checkpoint) / OPTIMIZER))
+                load_schedule(self.lr_scheduler, load_tree(Path(checkpoint) / SCHEDULER))
 
     def _load_stage_state(self, checkpoint: str | None) -> None:
         path = Path(checkpoint or "") / f"{STAGE}_{self.args.process_index}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ft.errors import Problems
+from ft.errors import ConfigError, Problems
 from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 
@@ -124,6 +124,14 @@ def test_a_rate_that_falls_on_a_plateau(execute: Execute, tmp_path: Path) -> Non
     assert rates == pytest.approx([1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25])
 
 
+def test_a_plateau_of_what_is_not_measured(execute: Execute, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"eval_accuracy is not measured\n  why: the evaluation gives eval_loss"):
+        execute(
+            lr_scheduler_type="reduce_lr_on_plateau", eval_dataset=tmp_path / "stones.json", eval_strategy="steps",
+            eval_steps=1, metric_for_best_model="accuracy", lr_scheduler_kwargs={"mode": "max"},
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -132,7 +140,18 @@ def test_a_rate_that_falls_on_a_plateau(execute: Execute, tmp_path: Path) -> Non
         ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5, "min_lr_rate": 0.1}},
          "one of them"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "needs evaluations"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "accuracy"}, "less accuracy"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"mode": "max"}}, r"\{mode: min\}"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"mode": "most"}}, r"\{mode: min\}"),
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"power": 2}}, "does not take power"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "two"}}, "power is 'two'"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": "low"}}, "lr_end is 'low'"),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "(?s)timescale is 0.*greater"),
+        ({"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 0}}, "num_cycles is 0"),
+        ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": -3}}, "is -3"),
+        ({"lr_scheduler_type": "warmup_stable_decay",
+          "lr_scheduler_kwargs": {"num_decay_steps": 1, "decay_type": "lin"}}, "(?s)decay_type is 'lin'.*1-sqrt"),
+        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 2}}, "min_lr_rate is 2"),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"powr": 2}}, r"did you mean 'power'"),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1}}, "the end must be the lower one"),
         ({"lr_scheduler_type": "constant", "warmup_steps": 3}, "constant_with_warmup"),
@@ -142,6 +161,7 @@ def test_a_rate_that_falls_on_a_plateau(execute: Execute, tmp_path: Path) -> Non
         ({"fp16": True}, "fp16 training needs a GPU"),
         ({"bf16": True, "pure_bf16": True}, "cannot both be true"),
         ({"early_stopping_steps": 2}, "needs load_best_model_at_end"),
+        ({"save_strategy": "best", "val_size": 2}, "needs evaluations while training"),
         ({"early_stopping_steps": 0}, "early_stopping_steps"),
         ({"load_best_model_at_end": True}, "no data to evaluate on"),
         ({"num_beams": 2, "eval_num_beams": 4}, "both given"),
@@ -157,6 +177,23 @@ def test_what_cannot_act_is_refused_while_planning(
     import re
 
     assert re.search(message, problems(**keys))
+
+
+def test_a_fall_longer_than_the_run_is_refused_and_a_warm_up_is_told(execute: Execute) -> None:
+    kwargs = {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 1}
+    with pytest.raises(ConfigError, match=r"is 3, and behind the warm-up the run has 2 of 3 steps(?s:.*)at most 2"):
+        execute(**kwargs, lr_scheduler_kwargs={"num_decay_steps": 3})
+    fits = execute(**kwargs, lr_scheduler_kwargs={"num_decay_steps": 2})
+    assert logged(fits, "learning_rate")[1] == pytest.approx(RATE)
+    line = "the warm-up of 9 steps is not over when the run ends, after 3"
+    assert line in execute(warmup_steps=9).decisions
+    assert line not in execute(warmup_steps=2).decisions
+
+
+def test_values_are_known_of_every_key_that_a_schedule_takes() -> None:
+    from ft.schedules import HEEDED, Words
+
+    assert set().union(*HEEDED.values()) == set(Words.model_fields)
 
 
 def test_schedules_know_what_transformers_takes() -> None:
@@ -291,6 +328,15 @@ def test_saving(execute: Execute, tmp_path: Path) -> None:
     assert checkpoints(folder) == [6]
     execute(max_steps=4, save_strategy="epoch")
     assert checkpoints(folder) == [2, 4]
+    worse = {"optim": "sgd", "learning_rate": 0.3, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+    run = execute(
+        max_steps=4, save_strategy="best", eval_dataset=tmp_path / "stones.json", eval_strategy="steps", eval_steps=1,
+        **worse,
+    )  # fmt: skip
+    measured = logged(run, "eval_loss")
+    better = [step for step, loss in enumerate(measured, 1) if loss < min([*measured[: step - 1], math.inf])]
+    assert checkpoints(folder) == better
+    assert len(better) < 4
     execute(max_steps=4)
     assert checkpoints(folder) == []
 
@@ -303,6 +349,52 @@ def test_resuming(execute: Execute, tmp_path: Path) -> None:
         assert logged(again) == logged(whole)
         for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
             assert torch.equal(one, other)
+
+
+def test_what_is_asked_for_when_going_on_acts(execute: Execute, tmp_path: Path) -> None:
+    """A run that had ended at a rate of 0 goes on at that of the longer one; nothing of the step is the old run's."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "overwrite_output_dir": False, "max_grad_norm": 0}
+    execute(**saving, max_steps=2)
+    execute(**saving, max_steps=2, output_dir=tmp_path / "other")
+    longer = execute(**saving, max_steps=4, resume_from_checkpoint=True)
+    assert logged(longer, "learning_rate")[2:] == pytest.approx([RATE / 2, RATE / 4])
+    again = {**saving, "max_steps": 4, "resume_from_checkpoint": tmp_path / "other" / "checkpoint-2"}
+    other = execute(**again, output_dir=tmp_path / "other", learning_rate=2 * RATE, weight_decay=0.5, adam_beta1=0.5)
+    assert logged(other, "learning_rate")[2:] == pytest.approx([RATE, RATE / 2])
+    group = other.trainer.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["betas"][0], group["initial_lr"]) == (0.5, 0.5, 2 * RATE)
+    assert logged(other)[2] == logged(longer)[2]  # the same weights
+    assert logged(other)[3] != logged(longer)[3]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        ({"finetuning_type": "lora", "lora_rank": 8}, {"lora_rank": 4}, "size mismatch"),
+        ({"finetuning_type": "lora", "lora_target": "q_proj"}, {"lora_target": "all"}, "parameter group"),
+        ({"finetuning_type": "lora", "lora_target": "all"}, {"lora_target": "q_proj"}, "parameter group"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_is_refused(
+    execute: Execute, before: dict[str, Any], now: dict[str, Any], why: str
+) -> None:
+    saving = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "overwrite_output_dir": False}
+    execute(**saving, **before)
+    with pytest.raises(ConfigError, match=r"holds other weights or another optimizer") as caught:
+        execute(**saving | before | now, resume_from_checkpoint=True)
+    assert why in caught.value.why
+
+
+def test_another_optimizer_does_not_go_on(execute: Execute, problems: Callable[..., str]) -> None:
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "overwrite_output_dir": False}
+    execute(**saving)
+    assert "the run to resume had optim: adamw" in problems(**saving, optim="sgd", resume_from_checkpoint=True)
+
+
+def test_a_finished_run_that_is_resumed_has_no_loss_of_its_own(execute: Execute) -> None:
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "overwrite_output_dir": False}
+    assert "train_loss" in execute(**saving).metrics
+    assert "train_loss" not in execute(**saving, resume_from_checkpoint=True).metrics
 
 
 def test_evaluating(execute: Execute, tmp_path: Path) -> None:
