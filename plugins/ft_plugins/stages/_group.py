@@ -16,7 +16,7 @@ from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import sharding_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
-from ft_plugins.stages._rollouts import room_problems
+from ft_plugins.stages._rollouts import choice_problems, room_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,6 +67,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     options, stage = plan.of(GroupOptions), plan.get("stage")
     yield from reward_problems(plan)
     yield from room_problems(plan)
+    yield from choice_problems(plan, "the loss compares answers with each other: it is about 0 whatever they are worth")
     for key, (harmless, why) in UNHEEDED.items():
         if plan.get(key, harmless[0]) not in harmless:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with {stage}", why, f"take {key} out", (key,))
@@ -93,13 +94,13 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
 
 
 @hookimpl
-@hookimpl
 def ft_check_examples(examples: Sequence[Example]) -> None:
     from ft.data import check_prompts
 
     check_prompts(examples)
 
 
+@hookimpl
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import prepare_prompts
 

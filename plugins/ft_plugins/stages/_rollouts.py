@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.data import answer_room
 from ft.errors import refusals
+from ft_hookspecs import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft_hookspecs import Plan, Problem, Run
+    from ft_hookspecs import Plan, Run
 
 POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 """How a rollout draws unless the keys are set: the losses compare the probabilities that answers were drawn from."""
@@ -19,6 +20,20 @@ POLICY_ITSELF: Final[Mapping[str, Any]] = {"temperature": 1.0, "top_p": 1.0, "to
 def room_problems(plan: Plan) -> Iterator[Problem]:
     """Answers that are to be so long that ``cutoff_len`` holds no prompt beside them."""
     yield from refusals(lambda: answer_room(plan), "max_new_tokens", "cutoff_len")
+
+
+def choice_problems(plan: Plan, why: str) -> Iterator[Problem]:
+    """What is best cannot be told by the loss where rewards are learned from."""
+    plateau = plan.get("lr_scheduler_type") == "reduce_lr_on_plateau"
+    chooses = plan.get("load_best_model_at_end") or plan.get("save_strategy") == "best"
+    if (chooses or plateau) and (plan.get("metric_for_best_model") or "loss") in ("loss", "eval_loss"):
+        yield Problem(
+            "what is best cannot be told by the loss",
+            why=why,
+            remedy="set metric_for_best_model: reward and greater_is_better: true"
+            + (", and lr_scheduler_kwargs: {mode: max}" if plateau else ""),
+            keys=("metric_for_best_model", "load_best_model_at_end", "save_strategy", "lr_scheduler_type"),
+        )
 
 
 def tell_idle_keys(run: Run, *, generates: bool) -> None:

@@ -71,19 +71,13 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
     Raises:
         DataError: those to train on are all good or all bad, or there is only one to evaluate on.
     """
-    from ft.data import prepare_feedback
+    from ft.data import NO_SPLIT, SPLIT, prepare_feedback
 
     samples = prepare_feedback(run, examples, counts)
-    learns = run.plan.get("do_train", True) and run.train_dataset is None  # that split comes first
-    if learns and 0 < len(kinds := samples.unique("desirable")) < 2:
-        kind, other = ("good", "bad") if kinds[0] else ("bad", "good")
-        raise DataError(
-            f"every answer to learn from is marked {kind}",
-            where=str(run.plan.sources.get("dataset", "dataset")),
-            why=f"without {other} answers nothing holds the others back; a weight cannot repair that",
-            remedy=f"add answers that are marked {other}, or learn the good ones with stage: sft",
-        )
-    if len(samples) == 1:
+    split = run.stash.get(SPLIT, "train")
+    if split == "train" and run.plan.get("do_train", True):
+        _check_kinds(run, samples.unique("desirable"))
+    elif split not in ("train", NO_SPLIT) and len(samples) == 1:
         raise DataError(
             "a single answer to evaluate on",
             where=str(run.plan.sources.get("eval_dataset", "eval_dataset")),
@@ -91,6 +85,17 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
             remedy="evaluate on at least two",
         )
     return samples
+
+
+def _check_kinds(run: Run, kinds: list[bool]) -> None:
+    if len(kinds) == 1:
+        kind, other = ("good", "bad") if kinds[0] else ("bad", "good")
+        raise DataError(
+            f"every answer to learn from is marked {kind}",
+            where=str(run.plan.sources.get("dataset", "dataset")),
+            why=f"without {other} answers nothing holds the others back; a weight cannot repair that",
+            remedy=f"add answers that are marked {other}, or learn the good ones with stage: sft",
+        )
 
 
 @hookimpl

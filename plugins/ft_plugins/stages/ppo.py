@@ -10,7 +10,14 @@ from ft.options import ReferenceOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
-from ft_plugins.stages._rollouts import answer_settings, greedy, rollout_settings, room_problems, tell_idle_keys
+from ft_plugins.stages._rollouts import (
+    answer_settings,
+    choice_problems,
+    greedy,
+    rollout_settings,
+    room_problems,
+    tell_idle_keys,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +37,7 @@ UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
     "train_sampling_strategy": ((None, "random", "sequential"), "an answer has no length before it is written"),
     "auto_find_batch_size": ((False, None), "the answers of a rollout are counted in batches"),
+    "dataloader_num_workers": ((0, None), "answers are written by the model that trains, in its own process"),
     "fsdp": ((None, False, "", []), "answers are written by the whole model, on each process at its own pace"),
     "streaming": ((False, None), "prompts are shuffled and taken up again by their number"),
 }
@@ -65,14 +73,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     for key, (heeded, why) in UNHEEDED.items():
         if plan.get(key, heeded[0]) not in heeded:
             yield Problem(f"{key}: {plan.get(key)} cannot be had with ppo", why, f"take {key} out", (key,))
-    chooses = plan.get("load_best_model_at_end") or plan.get("save_strategy") == "best"
-    if chooses and (plan.get("metric_for_best_model") or "loss") in ("loss", "eval_loss"):
-        yield Problem(
-            "the best model cannot be chosen by its loss",
-            why="an evaluation of ppo measures the reward of answers, and no loss",
-            remedy="set metric_for_best_model: reward and greater_is_better: true",
-            keys=("metric_for_best_model", "load_best_model_at_end", "save_strategy"),
-        )
+    yield from choice_problems(plan, "an evaluation of ppo measures the reward of answers, and no loss")
 
 
 @hookimpl(trylast=True)
@@ -81,13 +82,13 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
 
 
 @hookimpl
-@hookimpl
 def ft_check_examples(examples: Sequence[Example]) -> None:
     from ft.data import check_prompts
 
     check_prompts(examples)
 
 
+@hookimpl
 def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
     from ft.data import prepare_prompts
 

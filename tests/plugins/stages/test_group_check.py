@@ -116,6 +116,23 @@ def test_what_would_be_ignored_is_refused(refusal: Any, key: str, value: Any) ->
     assert UNHEEDED[key][1] in said
 
 
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        ({"load_best_model_at_end": True, "save_strategy": "epoch"}, {}),
+        ({"save_strategy": "best", "metric_for_best_model": "loss"}, {}),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, {"lr_scheduler_kwargs": '{"mode": "max"}'}),
+    ],
+)
+def test_the_loss_does_not_tell_what_is_best(
+    refusal: Any, plan: Any, stage: str, keys: dict[str, Any], more: dict[str, Any]
+) -> None:
+    keys = {"val_size": 2, "eval_strategy": "epoch", **keys}
+    assert "metric_for_best_model: reward and greater_is_better: true" in refusal(stage, **keys)
+    plan(stage, **keys | {"metric_for_best_model": "reward"} | more)
+
+
 def test_answers_leave_room_for_a_prompt(refusal: Any) -> None:
     said = refusal(max_new_tokens=64, cutoff_len=64)
     assert "max_new_tokens 64 leaves no room for a prompt in cutoff_len 64" in said

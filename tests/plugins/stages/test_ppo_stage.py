@@ -103,6 +103,11 @@ def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run]
         ({"packing": "true"}, "packing"),
         ({"predict_with_generate": "true"}, "predict_with_generate"),
         ({"load_best_model_at_end": "true"}, "metric_for_best_model: reward"),
+        (
+            {"lr_scheduler_type": "reduce_lr_on_plateau"},
+            "greater_is_better: true, and lr_scheduler_kwargs: {mode: max}",
+        ),
+        ({"dataloader_num_workers": 2}, "dataloader_num_workers: 2 cannot be had with ppo"),
         ({"max_new_tokens": 64, "cutoff_len": 64}, "leaves no room for a prompt"),
         ({"ppo_epochs": 0}, "ppo_epochs"),
         ({"ref_model_adapters": "somewhere"}, "ref_model"),

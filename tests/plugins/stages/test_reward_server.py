@@ -85,6 +85,8 @@ def test_a_busy_server_is_asked_again(server):
         (always({"scores": [1.0, True]}), "no finite number: True"),
         (always(b'{"scores": [1.0, NaN]}'), "no finite number: nan"),
         (always(b'{"scores": [1.0, "2"]}'), "no finite number: 2"),
+        (always(b'{"scores": [1.0, 1' + b"0" * 400 + b"]}"), "no finite number: 1000"),
+        (always(b'{"scores": ' + b"[" * 100_000), "no scores in its answer"),
         (always({"rewards": [1.0, 2.0]}), 'no scores in its answer: {"rewards"'),
         (always([1.0, 2.0]), "no scores in its answer"),
         (always(b"<html>it works</html>"), "no scores in its answer: <html>it works</html>"),
@@ -108,6 +110,17 @@ def test_a_server_that_stays_busy_is_given_up(server):
     with pytest.raises(TrainingError, match=r"status 429: try later \(3 attempts\)"):
         client(server, attempts=3)(["one"])
     assert len(server.seen) == 3
+
+
+def test_a_refusal_whose_reason_does_not_come_is_still_a_refusal(server):
+    def stall(handler):
+        BaseHTTPRequestHandler.end_headers(handler)
+        time.sleep(0.3)
+
+    server.RequestHandlerClass = type("Stalling", (Handler,), {"end_headers": stall})
+    server.answer = always(b"no such model", status=404)
+    with pytest.raises(TrainingError, match="status 404: timed out"):
+        client(server, timeout=0.05)(["one"])
 
 
 def test_a_server_that_is_down(server):
@@ -142,6 +155,20 @@ def test_a_server_that_is_slow(server):
     server.answer = slow
     with pytest.raises(TrainingError, match="timed out"):
         client(server, timeout=0.05, attempts=2)(["one"])
+
+
+def test_a_server_that_trickles(server):
+    def trickle(handler):
+        BaseHTTPRequestHandler.end_headers(handler)
+        for _ in range(50):
+            handler.wfile.write(b" ")
+            time.sleep(0.02)
+
+    server.RequestHandlerClass = type("Trickling", (Handler,), {"end_headers": trickle})
+    begin = time.monotonic()
+    with pytest.raises(TrainingError, match="timed out in the middle of its answer"):
+        client(server, timeout=0.2, attempts=1)(["one"])
+    assert time.monotonic() - begin < 0.8
 
 
 def test_the_token_is_sent_and_never_shown(server):

@@ -21,6 +21,8 @@ BATCH: Final = 64
 LARGEST: Final = 2**24
 """Bytes of an answer that are read."""
 
+PIECE: Final = 2**16
+
 SHOWN: Final = 200
 """Characters of a wrong answer that an error shows."""
 
@@ -66,7 +68,7 @@ class RewardServer:
         body = self._post(json.dumps({"model": "model", "messages": list(texts)}).encode())
         try:
             scores = json.loads(body)["scores"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._wrong(f"no scores in its answer: {_shown(body)}") from None
         if not isinstance(scores, list) or len(scores) != len(texts):
             number = len(scores) if isinstance(scores, list) else "no list of"
@@ -81,7 +83,7 @@ class RewardServer:
             try:
                 return self._once(data)
             except error.HTTPError as refused:
-                reason = f"status {refused.code}: {_shown(refused.read(LARGEST))}"
+                reason = f"status {refused.code}: {_body(refused)}"
                 if refused.code not in BUSY:
                     raise self._wrong(reason) from None
             except (OSError, HTTPException) as failed:  # refused, reset, timed out, not HTTP at all
@@ -95,9 +97,9 @@ class RewardServer:
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         opener = request.build_opener(_NoRedirect)
+        ends = time.monotonic() + self.timeout
         with opener.open(request.Request(self.url, data, headers), timeout=self.timeout) as answer:  # noqa: S310 - scheme checked while planning
-            body: bytes = answer.read(LARGEST)
-        return body
+            return _read(answer, ends)
 
     def _wrong(self, why: str) -> TrainingError:
         return TrainingError(
@@ -113,13 +115,37 @@ class RewardServer:
 
 
 def shown_url(url: str) -> str:
-    """A URL without its query and its user, which may hold secrets."""
-    parts = parse.urlsplit(url)
+    """A URL without its query and its user, which may hold secrets; no more than its scheme if it is none."""
+    try:
+        parts = parse.urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}:…"
     return parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _is_finite(score: object) -> bool:
-    return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    try:
+        return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
+
+
+def _read(answer: Any, ends: float) -> bytes:
+    """The body of an answer, which must have come by then: a timeout of the connection begins anew with each byte."""
+    body = b""
+    while len(body) < LARGEST and (piece := answer.read1(PIECE)):
+        body += piece
+        if time.monotonic() > ends:
+            raise TimeoutError("timed out in the middle of its answer")
+    return body
+
+
+def _body(refused: error.HTTPError) -> str:
+    """What a server says besides its status, if it comes to the end of it."""
+    try:
+        return _shown(refused.read(LARGEST))
+    except (OSError, HTTPException) as failed:
+        return first_line(failed)
 
 
 def _shown(body: bytes) -> str:

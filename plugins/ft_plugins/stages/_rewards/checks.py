@@ -47,7 +47,7 @@ def reward_problems(plan: Plan) -> Iterator[Problem]:
             remedy="merge them into reward_model first",
             keys=("reward_model_quantization_bit", "reward_model_adapters"),
         )
-    yield from _api(options.reward_model) if kind == "api" else _files(options)
+    yield from _api(options.reward_model, options.reward_model_token) if kind == "api" else _files(options)
     if kind == "lora":
         yield from _second_adapter(plan)
         folder = Path(options.reward_model).expanduser()
@@ -63,22 +63,41 @@ def _without_model(plan: Plan) -> Iterator[Problem]:
             )
 
 
-def _api(url: str) -> Iterator[Problem]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+def _api(url: str, token: str | None) -> Iterator[Problem]:
+    if not _is_url(url):
         yield Problem(
             f"reward_model: {shown_url(url)!r} is no http or https URL",
             why="reward_model_type: api posts the answers to a server",
-            remedy="write the URL, or set reward_model_type to lora or full for a folder",
+            remedy="write the URL (special characters as %20 …), or set reward_model_type to lora or full for a folder",
             keys=("reward_model", "reward_model_type"),
         )
-    if parts.username or parts.password:
+    elif (parts := urlsplit(url)).username or parts.password:
         yield Problem(
             "reward_model holds a user or password",
             why="it would be shown wherever the URL is",
             remedy="set the environment variable FT_REWARD_MODEL_TOKEN; it is sent as bearer token",
             keys=("reward_model",),
         )
+    if token is not None and not _is_word(token):
+        yield Problem(
+            "reward_model_token cannot be sent",
+            why="a header of HTTP holds no spaces, line breaks and letters beyond ASCII",
+            remedy="give the token alone, without the line break at the end of its file",
+            keys=("reward_model_token",),
+        )
+
+
+def _is_url(text: str) -> bool:
+    """Whether a request can be sent there as it is written."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _is_word(text)
+    except ValueError:  # half of a bracketed address, or a port that is no number
+        return False
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _files(options: RewardOptions) -> Iterator[Problem]:
