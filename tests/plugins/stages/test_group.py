@@ -96,6 +96,69 @@ def test_rloo_advantages_are_against_the_mean_of_the_others(finish: Callable[...
     torch.testing.assert_close(advantages.double(), wanted.flatten(), rtol=1e-5, atol=1e-6)
 
 
+def test_what_advantages_are_divided_by(finish: Callable[..., Run]) -> None:
+    groups = torch.tensor(GIVEN).double().view(2, 4)
+    above = (groups - groups.mean(1, keepdim=True)).flatten()
+    wanted = {"none": above, "batch": above / (torch.tensor(GIVEN).double().std() + 1e-4)}
+    for scale, expected in wanted.items():
+        advantages = scored(finish("grpo", max_steps=1, scale_rewards=scale, overwrite_output_dir=True).trainer, GIVEN)
+        torch.testing.assert_close(advantages.double(), expected, rtol=1e-5, atol=1e-6)
+    normal = scored(finish("rloo", beta=0, normalize_advantages=True, overwrite_output_dir=True).trainer, GIVEN)
+    assert normal.mean().item() == pytest.approx(0, abs=1e-6)
+    assert normal.std().item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_how_far_a_ratio_counts(finish: Callable[..., Run], stage: str) -> None:
+    """The second pass over the same answers is by another policy; a bound on one side clips on that side alone."""
+    passes = {"beta": 0, "num_iterations": 2, "learning_rate": 1e-4, "overwrite_output_dir": True}
+    clipped = {}
+    for name, bounds in {
+        "wide": {"epsilon": 0.9999, "epsilon_high": 1e6},
+        "narrow": {"epsilon": 1e-7},
+        "above": {"epsilon": 0.9999, "epsilon_high": 1e-7},
+    }.items():
+        _, second = rows(finish(stage, **passes, **bounds))
+        clipped[name] = second["clip_ratio/region_mean"]
+    assert clipped["wide"] == 0 < clipped["above"] < clipped["narrow"]
+
+
+def test_answers_that_were_cut_off_may_teach_nothing(finish: Callable[..., Run]) -> None:
+    for masked in (False, True):
+        keys = {"max_steps": 1, "max_new_tokens": 40, "mask_truncated_completions": masked}
+        trainer = finish("grpo", **keys, overwrite_output_dir=True).trainer
+        drawn = trainer._generate_and_score_completions([trainer.train_dataset[0]] * 16)
+        ends = torch.tensor([*trainer.eos_token_ids, trainer.processing_class.pad_token_id])  # what follows an end
+        ended = torch.isin(drawn["completion_ids"][:, -1], ends)
+        assert 0 < ended.sum() < 16
+        assert torch.equal(drawn["completion_mask"].any(1), ended | (not masked))
+
+
+def test_the_losses_of_grpo_weigh_tokens_in_their_own_ways(finish: Callable[..., Run]) -> None:
+    """Of two answers, one of eight tokens and one of two: the mean over tokens, over answers, by the longest length."""
+    found = {}
+    for kind in ("bnpo", "grpo", "dr_grpo"):
+        trainer = finish("grpo", max_steps=1, loss_type=kind, beta=0, overwrite_output_dir=True).trainer
+        trainer.model.eval()
+        asked = [trainer.train_dataset[0]] * 4
+        inputs = trainer._generate_and_score_completions(asked)
+        inputs["completion_mask"][1:, 2:] = 0
+        inputs["advantages"] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+        trainer.current_gradient_accumulation_steps = 1
+        found[kind] = trainer.compute_loss(trainer.model, inputs).item()
+    tokens = inputs["completion_mask"].sum().item()
+    assert found["bnpo"] == pytest.approx(-8 / tokens, rel=1e-4)
+    assert found["grpo"] == pytest.approx(-1 / 4, rel=1e-4)
+    assert found["dr_grpo"] == pytest.approx(-8 / (4 * 8), rel=1e-4)
+
+
+def test_evaluation_may_draw_fewer_answers(finish: Callable[..., Run], keys: dict[str, Any]) -> None:
+    more = {"eval_dataset": keys["dataset"], "max_steps": 1, "num_generations_eval": 2}
+    finished = finish("grpo", **more)
+    assert finished.trainer.num_generations_eval == 2
+    assert "eval_reward" in rows(finished, "final")[0]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_reward_rises(finish: Callable[..., Run], keys: dict[str, Any], stage: str) -> None:
     own = {"finetuning_type": "full", "max_steps": 12, "per_device_train_batch_size": 16, "num_generations": 8}

@@ -158,9 +158,34 @@ def test_scores_are_normalised_by_all_scores_so_far(build: Build) -> None:
         assert [feature["returns"].item() for feature in features] == pytest.approx(expected)
 
 
-def test_the_loss_and_its_gradient_are_the_formula(build: Build) -> None:
-    """Against float64 logits of the whole padded batch, away from the first pass."""
-    trainer = build()
+def test_rewards_may_be_whitened_and_later_ones_discounted(build: Build) -> None:
+    trainer = build({"ppo_whiten_rewards": True, "ppo_gamma": 0.5, "ppo_lambda": 1.0, "ppo_kl_coef": 0.3})
+    draw = torch.Generator().manual_seed(0)
+    log_probs, values, reference = (torch.randn(4, generator=draw) for _ in range(3))
+    scores = torch.tensor([1.0, -2.0])
+    given = Experience([[5]] * 2, [[7, 7], [8, 8]], log_probs, values, reference, scores, torch.zeros(2), 1.0)
+    first, second = trainer.learnable(given)
+    earned = -0.3 * (log_probs - reference) + torch.tensor([0, 1.0, 0, -2.0])
+    earned = (earned - earned.mean()) / earned.std(correction=0) + earned.mean()
+    expected = [earned[0] + 0.5 * earned[1], earned[1], earned[2] + 0.5 * earned[3], earned[3]]
+    torch.testing.assert_close(torch.cat([first["returns"], second["returns"]]), torch.stack(expected))
+
+
+def test_the_penalty_moves_to_its_target_within_its_horizon(build: Build) -> None:
+    """A KL of 3 is 10 % above 30/11; the target of the other run is far below, whose steps are limited to 20 %."""
+    nothing = torch.zeros(4)
+    given = Experience([[5]] * 4, [[7]] * 4, nothing + 3, nothing, nothing, nothing, nothing, 1.0)
+    for target, share in ((30 / 11, 0.1), (0.01, 0.2)):
+        trainer = build({"ppo_target": target, "ppo_horizon": 50.0, "ppo_kl_coef": 0.4})
+        trainer.adapt_kl_coef(given)
+        assert trainer.progress.kl_coef == pytest.approx(0.4 * (1 + share * 4 / 50))
+
+
+@pytest.mark.parametrize(("clip", "value_clip", "weight"), [(0.2, 0.2, 0.1), (0.05, 0.001, 0.7)])
+def test_the_loss_and_its_gradient_are_the_formula(build: Build, clip: float, value_clip: float, weight: float) -> None:
+    """Against float64 logits of the whole padded batch, away from the first pass; the first case is the defaults'."""
+    keys = {"ppo_clip_range": clip, "ppo_value_clip_range": value_clip, "ppo_vf_coef": weight}
+    trainer = build({} if weight == 0.1 else keys)
     trainer.get_train_dataloader()
     batch = trainer.next_micro_batch(None)
     draw = torch.Generator().manual_seed(2)
@@ -184,11 +209,11 @@ def test_the_loss_and_its_gradient_are_the_formula(build: Build) -> None:
     values = hidden @ trainer.head.summary.weight[0] + trainer.head.summary.bias
     old_log_probs, old_values, advantages, returns = (batch[name].double() for name in COLUMNS)
     ratio = (log_probs - old_log_probs).exp()
-    clipped = old_values + (values - old_values).clamp(-0.2, 0.2)
-    policy_loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum()
+    clipped = old_values + (values - old_values).clamp(-value_clip, value_clip)
+    policy_loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum()
     value_loss = 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).sum()
-    expected = (policy_loss + 0.1 * value_loss) / 7
-    assert (ratio - 1).abs().max() > 0.2
+    expected = (policy_loss + weight * value_loss) / 7
+    assert (ratio - 1).abs().max() > clip
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
     for name, parameter in model.named_parameters():

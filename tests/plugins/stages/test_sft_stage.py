@@ -62,6 +62,31 @@ def losses(run: Run) -> list[float]:
     return [row["loss"] for row in run.trainer.state.log_history if "loss" in row]
 
 
+# ---- what is learned
+
+
+def test_which_turns_are_learned_and_how_much_each_weighs(words: Words, tmp_path: Path) -> None:
+    def supervised(*weights: float | None, **keys: Any) -> tuple[int, float]:
+        said = [("user", "Who?"), ("assistant", "A stone."), ("user", "Where?"), ("assistant", "Here, below.")]
+        turns = [{"role": role, "content": text} for role, text in said]
+        for turn, weight in zip(turns[1::2], weights, strict=False):
+            turn["weight"] = weight
+        data = tmp_path / "talk.jsonl"
+        data.write_text(json.dumps({"messages": turns}) + "\n")
+        run = execute(words(dataset=data, max_steps=1, overwrite_output_dir=True, **keys))
+        return run.counts["train"].supervised, losses(run)[0]
+
+    (every, mean), (last, alone) = supervised(), supervised(mask_history=True)
+    first, other = supervised(1, 0)
+    assert every == first + last
+    assert mean == pytest.approx((first * other + last * alone) / every, rel=1e-5)
+    whole, _ = supervised(train_on_prompt=True)
+    assert whole > every
+    tokens, weighted = supervised(0.5, None)
+    assert tokens == every
+    assert weighted == pytest.approx((0.5 * first * other + last * alone) / every, rel=1e-5)
+
+
 # ---- packing
 
 
