@@ -139,12 +139,12 @@ def unknown_template(hook: HookRelay, plan: Plan, name: str) -> DataError:
     """The error for a template that no selected plugin has, with the nearest names."""
     known = template_names(hook, plan)
     source = plan.sources.get("template")
-    near = did_you_mean(name, known, 3) or "choose one of them"
+    near = did_you_mean(name, known, 3) or "choose one of them."
     return DataError(
         f"unknown template {name!r}",
         where=str(source) if source else "template",
         why=f"the templates are {', '.join(known)}" if known else "no selected plugin has templates",
-        remedy=f"{near}; or take template out: the tokenizer's own is then used",
+        remedy=f"{near} Or take template out: the tokenizer's own is then used",
     )
 
 
