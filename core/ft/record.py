@@ -17,16 +17,14 @@ from ft import __version__
 from ft import estimate as memory
 from ft.config import redact, redact_text
 from ft.errors import ConfigError, EnvironmentProblem
+from ft.files import PREDICTIONS, RECORD, ROWS, VALUE_HEAD, json_object, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ft_hookspecs import Plan, Run
 
-RUN_FILE: Final = "run.json"
-OWN_FILES: Final = (
-    RUN_FILE, "metrics.jsonl", "loss.png", "answers.jsonl", "generated_predictions.jsonl", "value_head.safetensors"
-)  # fmt: skip
+OWN_FILES: Final = (RECORD, ROWS, PREDICTIONS, VALUE_HEAD, "loss.png", "answers.jsonl")
 LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pluggy")
 
 
@@ -41,7 +39,7 @@ class Journal:
     def begin(self) -> None:
         """Make the folder, and write the first record unless an earlier run that began training left one there."""
         make_folder(self.run.output_dir)
-        self.owns_folder = not (self.run.output_dir / RUN_FILE).exists() or is_as_good_as_empty(self.run.output_dir)
+        self.owns_folder = not (self.run.output_dir / RECORD).exists() or is_as_good_as_empty(self.run.output_dir)
         if self.owns_folder:
             self.write("preparing")
 
@@ -60,10 +58,8 @@ class Journal:
     def write(self, status: str, error: BaseException | None = None) -> None:
         """Replace ``run.json`` as a whole: a reader never sees half of it."""
         text = json.dumps(describe(self.run, status, self.started, error), indent=2, default=str)
-        path = self.run.output_dir / RUN_FILE
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(self.run.output_dir / RECORD) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def end(self, status: str, error: BaseException | None = None) -> None:
         """The last state, unless the folder still holds an earlier run that this one has not replaced.
@@ -86,15 +82,11 @@ def own_paths(folder: Path) -> list[Path]:
 
 def is_as_good_as_empty(folder: Path) -> bool:
     """Whether a folder holds nothing, or only the record of a run that failed before it trained: worth no refusal."""
-    if {path.name for path in folder.iterdir()} - {RUN_FILE}:
-        return False
-    try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return record["status"] in ("preparing", "failed") and not record["metrics"]
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    names = {path.name for path in folder.iterdir()}
+    if names != {RECORD}:
+        return not names
+    record = json_object(folder / RECORD)
+    return record.get("status") in ("preparing", "failed") and not record.get("metrics", True)
 
 
 def describe(run: Run, status: str, started: float, error: BaseException | None) -> dict[str, Any]:

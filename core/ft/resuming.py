@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ft.config import redact
 from ft.errors import ConfigError
-from ft.record import RUN_FILE
+from ft.files import RECORD, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,9 +62,5 @@ def earlier_config(plan: Plan) -> Mapping[str, Any]:
     if not asked or str(asked).lower() == "false" or plan.output_dir is None:
         return {}
     folder = plan.output_dir if str(asked).lower() == "true" else Path(asked).parent
-    try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        config: Mapping[str, Any] = record["config"]
-        return config if isinstance(config, dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    config: Mapping[str, Any] = json_object(folder / RECORD).get("config", {})
+    return config if isinstance(config, dict) else {}
