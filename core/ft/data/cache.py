@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ft.errors import DataError, EnvironmentProblem
+from ft.files import json_object
 from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
@@ -139,11 +140,7 @@ def fault(folder: Path, identity: Identity) -> str:
 
 def stated(folder: Path) -> dict[str, Any]:
     """What a folder says of its tokens; nothing if it holds none."""
-    try:
-        given = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return given if isinstance(given, dict) else {}
+    return json_object(folder / COUNTS)
 
 
 @cache
