@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ft.errors import ConfigError, DataError
+from ft.files import ADAPTER_CONFIG, RECORD, VALUE_HEAD, json_object
 from ft_hookspecs import Message, ModelFiles, Role, Run
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 CHUNK: Final = 256
 """Lines that are read, scored and written at a time."""
 
-HEAD: Final = "value_head.safetensors"
-ADAPTER: Final = "adapter_config.json"
 REMEDY: Final = 'write one {"prompt": "…", "answer": "…"} or {"messages": [{"role": "…", "content": "…"}, …]} a line'
 
 
@@ -197,9 +196,9 @@ def head_folder(name: str) -> Path:
         raise ConfigError(
             f"the reward model {name!r} does not exist", remedy="give the output_dir of a run with stage: rm"
         )
-    if not (folder / HEAD).is_file():
+    if not (folder / VALUE_HEAD).is_file():
         raise DataError(
-            f"the folder holds no reward model: {HEAD} is missing",
+            f"the folder holds no reward model: {VALUE_HEAD} is missing",
             where=str(folder),
             remedy="give the output_dir of a run with stage: rm, or one of its checkpoints",
         )
@@ -208,26 +207,17 @@ def head_folder(name: str) -> Path:
 
 def words_for(model: str, adapter: str | None, folder: Path) -> list[str]:
     """The keys that load it: from the command line, the record of its run, or the adapter's own file."""
-    record = read_json(folder / "run.json")
+    record = json_object(folder / RECORD)
     config = record.get("config", {})
     thinking = [f"enable_thinking={json.dumps(config['enable_thinking'])}"] if "enable_thinking" in config else []
-    if not (folder / ADAPTER).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         return [f"model_name_or_path={model}", "finetuning_type=full", *thinking]
     merged = [name for change in record.get("changes", ()) for name in change.get("merged_adapters", ())]
     words = [f"adapter_name_or_path={','.join([*merged, str(folder)])}", "finetuning_type=lora", *thinking]
     if adapter is not None:
         return [f"model_name_or_path={model}", *words]
-    base = config.get("model_name_or_path") or read_json(folder / ADAPTER).get("base_model_name_or_path")
+    base = config.get("model_name_or_path") or json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     return [f"model_name_or_path={base}", *words]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing when there is none, or it is no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_as_trained(run: Run, hook: Any, folder: Path) -> None:
