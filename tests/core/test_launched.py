@@ -48,7 +48,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pl
         ("quantization_bit=4", DEEPSPEED, "bnb cannot be combined with deepspeed"),
         ("finetuning_type=full use_galore=true", DEEPSPEED, "galore cannot be combined with deepspeed"),
         ("pissa_init=true", FSDP, "pissa_init cannot be combined with fsdp"),
-        ("stage=ppo reward_model=r", DEEPSPEED, "reward_model_type: lora with deepspeed"),
+        ("stage=ppo reward_model=r", DEEPSPEED, "reward_model_type: lora cannot be combined with deepspeed"),
         ("use_cpu=true", FSDP, "fsdp needs GPUs"),
         ("gradient_checkpointing=full", {**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "are both on"),
     ],

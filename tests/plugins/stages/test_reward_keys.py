@@ -108,7 +108,7 @@ def test_the_head_of_a_full_model_lies_with_its_last_adapter(plan, saved, tiny_m
         ),
         ({"reward_model": "https://me:pw@here/", "reward_model_type": "api"}, "holds a user or password"),
         ({"reward_model": "org/rm", "finetuning_type": "full"}, "reward_model_type: lora with finetuning_type: full"),
-        ({"reward_model": "org/rm", "fsdp": "full_shard"}, "reward_model_type: lora with fsdp"),
+        ({"reward_model": "org/rm", "fsdp": "full_shard"}, "reward_model_type: lora cannot be combined with fsdp"),
         ({"reward_model": "org/rm", "reward_model_adapters": "x"}, "nothing with reward_model_type: lora"),
         ({"reward_model": "org/rm", "reward_model_quantization_bit": 4}, "nothing with reward_model_type: lora"),
         ({"reward_model": "org/rm", "reward_model_quantization_bit": 3}, "no width that bnb knows"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ft.devices import sharding_problems
+from ft.files import ADAPTER_CONFIG, MODEL_CONFIG, RECORD, VALUE_HEAD, json_object
 from ft_hookspecs import Problem
 from ft_plugins import _saved_adapters
 from ft_plugins.models.local import is_path
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 ONLY_FOR = {"reward_model_adapters": "full", "reward_model_quantization_bit": "full", "reward_model_token": "api"}
 """Keys that act with one ``reward_model_type`` alone."""
-
-HEAD = "value_head.safetensors"
-ADAPTER = "adapter_config.json"
 
 
 def reward_problems(plan: Plan) -> Iterator[Problem]:
@@ -118,7 +116,7 @@ def _files(options: RewardOptions) -> Iterator[Problem]:
         if is_path(name):
             yield Problem(f"{key}: {name!r} does not exist", remedy="give the folder that stage: rm saved", keys=(key,))
         return
-    is_adapter, is_model = (folder / ADAPTER).is_file(), (folder / "config.json").is_file()
+    is_adapter, is_model = (folder / ADAPTER_CONFIG).is_file(), (folder / MODEL_CONFIG).is_file()
     if key == "reward_model" and options.reward_model_type == "full" and is_adapter and not is_model:
         yield Problem(
             f"reward_model: the folder {name!r} holds an adapter, and reward_model_type is full",
@@ -126,13 +124,15 @@ def _files(options: RewardOptions) -> Iterator[Problem]:
             remedy=f"set reward_model_type: lora, or reward_model to its base and reward_model_adapters: {name}",
             keys=("reward_model_type", "reward_model"),
         )
-    wanted = [HEAD] if options.reward_model_type == "full" else [ADAPTER, HEAD]
+    wanted = [VALUE_HEAD] if options.reward_model_type == "full" else [ADAPTER_CONFIG, VALUE_HEAD]
     for missing in [file for file in wanted if not (folder / file).is_file()]:
         yield Problem(
             f"{key}: the folder {name!r} holds no reward model: {missing} is missing",
-            why="a reward model is an adapter with a value head" if missing == ADAPTER else "it has no value head",
+            why="a reward model is an adapter with a value head"
+            if missing == ADAPTER_CONFIG
+            else "it has no value head",
             remedy="give the folder that stage: rm saved"
-            + (", or set reward_model_type: full for a whole model" if missing == ADAPTER else ""),
+            + (", or set reward_model_type: full for a whole model" if missing == ADAPTER_CONFIG else ""),
             keys=(key,),
             exit_code=4,
         )
@@ -152,11 +152,8 @@ def base_problems(plan: Plan, folder: Path) -> Iterator[Problem]:
 
 def _merged_below(folder: Path) -> list[str]:
     """The adapters in the base of a saved one, as the record of its run has them; none where there is no record."""
-    try:
-        changes = json.loads((folder / "run.json").read_text(encoding="utf-8"))["changes"]
-        return [name for change in changes for name in change.get("merged_adapters", ())]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    changes = json_object(folder / RECORD).get("changes", ())
+    return [name for change in changes for name in change.get("merged_adapters", ())]
 
 
 def _place(adapter: str) -> str:
@@ -178,10 +175,5 @@ def _second_adapter(plan: Plan) -> Iterator[Problem]:
             remedy="set reward_model_type: full (the reward model is then loaded beside the policy)",
             keys=("reward_model_type", "finetuning_type"),
         )
-    if sharded := [key for key in ("fsdp", "deepspeed") if plan.get(key)]:
-        yield Problem(
-            f"reward_model_type: lora with {sharded[0]}",
-            why="layers that are sharded over processes cannot be exchanged",
-            remedy="set reward_model_type: full or api",
-            keys=("reward_model_type", sharded[0]),
-        )
+    why, remedy = "layers that are sharded over processes cannot be exchanged", "or set reward_model_type: full or api"
+    yield from sharding_problems(plan, "reward_model_type: lora", why, remedy, ("reward_model_type",))
