@@ -177,7 +177,7 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     from ft.training.rows import RowCallback
 
     check_context(run)
-    callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several or ()]
+    callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several]
     if patience := run.plan.get("early_stopping_steps"):
         callbacks.append(EarlyStoppingCallback(patience))
     rows = RowCallback(run, plugins)
@@ -219,7 +219,7 @@ def evaluate(run: Run, plugins: PluginManager, when: str) -> None:
     if when == "before" and not run.plan.get("eval_on_start"):
         return
     for _, metrics in plugins.each("ft_evaluate", run=run, trainer=run.trainer, when=when):
-        run.metrics.update(metrics or {})
+        run.metrics.update(metrics)
 
 
 def predict(run: Run, plugins: PluginManager) -> None:
