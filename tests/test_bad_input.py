@@ -66,7 +66,7 @@ CASES = {
     ),
     "best between two evaluations": Case(
         2,
-        ("no multiple of eval_steps", "config.yaml:"),
+        ("not a multiple of eval_steps", "config.yaml:"),
         keys={
             "load_best_model_at_end": True,
             "eval_strategy": "steps",

@@ -69,7 +69,7 @@ def _several(plan: Plan) -> Iterator[Problem]:
         names = [info.name for info in plan.plugins if info.kind == kind]
         if len(names) > 1:
             yield Problem(
-                f"{' and '.join(names)} cannot be the {key} both",
+                f"only one of {' and '.join(names)} can be the {key}",
                 why=f"a run has one plugin of kind {kind}",
                 remedy=f"keep one: {key}: {names[0]}",
                 keys=(key, "plugins"),
@@ -131,7 +131,7 @@ def _best(plan: Plan) -> Iterator[Problem]:
     elif evaluated == "steps" and not _divides(every, save_every):
         yield Problem(
             "load_best_model_at_end needs evaluation whenever a checkpoint is saved",
-            why=f"save_steps is {save_every:g}, no multiple of eval_steps, which is {every:g}",
+            why=f"save_steps is {save_every:g}, not a multiple of eval_steps, which is {every:g}",
             remedy="set save_steps to eval_steps or a multiple of it",
             keys=("load_best_model_at_end", "save_steps", "eval_steps"),
         )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft import surgery
+from ft.auxiliary_models import load_other, rewarder
 from ft.cores import share_cores
 from ft.errors import DataError, PluginError, Stopped
-from ft.other_models import load_other, rewarder
 from ft.quantization import quantizer
 from ft.record import Journal
 from ft.resuming import changes_since
@@ -106,9 +106,9 @@ def estimate_memory(run: Run, plugins: PluginManager) -> None:
 
 def prepare_data(run: Run, plugins: PluginManager) -> None:
     """``ft_load_dataset`` and ``ft_read_format`` make examples of rows; ``ft_prepare_dataset`` makes token ids."""
-    from ft.data import few_objects, load_splits
+    from ft.data import load_splits, rare_gc
 
-    with few_objects():
+    with rare_gc():
         for split, examples, counts in load_splits(plugins.hook, run.plan):
             dataset = tokenise(run, plugins, split, examples, counts)
             run.counts[split] = counts
@@ -120,7 +120,7 @@ def prepare_data(run: Run, plugins: PluginManager) -> None:
 
 def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, counts: DataCounts) -> Dataset:
     """One split through the stage; empty is an error, because a run that learns nothing must not look like one."""
-    from ft.data import SPLIT
+    from ft.data import SPLIT, none_left
 
     run.stash[SPLIT] = split
     dataset = plugins.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
@@ -133,9 +133,7 @@ def tokenise(run: Run, plugins: PluginManager, split: str, examples: Examples, c
         return dataset
     run.tell(f"data: {split}: {counts}")
     if len(dataset) == 0:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows"
-        remedy = "raise cutoff_len" if "cutoff_len" in reasons else "correct the rows"
-        raise DataError("no sample is left to learn from", why=reasons, remedy=remedy)
+        raise none_left(split, counts)
     return dataset
 
 
@@ -174,7 +172,7 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     from transformers import EarlyStoppingCallback
 
     from ft.training.context import check_context
-    from ft.training.rows import RowCallback
+    from ft.training.metric_rows import RowCallback
 
     check_context(run)
     callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several]
@@ -247,7 +245,7 @@ def save(run: Run, plugins: PluginManager) -> None:
 def finish(run: Run, plugins: PluginManager, journal: Journal) -> None:
     """The ``final`` row, the record, the card and ``ft_run_finished``."""
     from ft.card import write_card
-    from ft.training.rows import final_row
+    from ft.training.metric_rows import final_row
 
     assert run.trainer is not None
     if run.trainer.is_world_process_zero():

@@ -17,9 +17,9 @@ from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, Plugi
 from ft.launched import by_launcher, launched, launcher_problems
 from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
 from ft.plugins import PluginManager, exclusions, find_plugins, find_selectors
+from ft.precision import precision_problems
 from ft.record import check_output_dir
 from ft.resuming import check_resumed
-from ft.precision import precision_problems
 from ft.vocabulary import VocabularyOptions
 from ft_hookspecs import Plan, PluginOptions, Problem
 
@@ -129,7 +129,7 @@ def measures_only(values: Mapping[str, Any]) -> bool:
 def untrained(values: Mapping[str, Any]) -> Iterable[str]:
     """Said of data to train on that a run without training does not use."""
     if values.get("dataset") and not values.get("do_train", True):
-        yield "nothing trains: do_train is off, also where do_eval or do_predict is asked for without it"
+        yield "no training: do_train is off (the default with do_eval or do_predict)"
 
 
 def with_other_problems(error: FtError, settings: Settings, models: tuple[Owned, ...]) -> FtError:

@@ -76,7 +76,7 @@ def schedule_problems(plan: Plan) -> Iterator[Problem]:
     name = plan.get("lr_scheduler_type", "linear")
     words = _words(plan.get("lr_scheduler_kwargs"))
     if words is None:
-        yield _problem("lr_scheduler_kwargs is no mapping", "it holds named values", "write {name: value}")
+        yield _problem("lr_scheduler_kwargs is not a mapping", "it holds named values", "write {name: value}")
         return
     yield from _values(words)
     heeded = HEEDED.get(name, frozenset(words))
@@ -90,7 +90,7 @@ def schedule_problems(plan: Plan) -> Iterator[Problem]:
     yield from _missing(name, words, plan)
     if name in WITHOUT_WARMUP and plan.get("warmup_steps"):
         yield Problem(
-            f"warmup_steps does nothing with lr_scheduler_type {name}",
+            f"warmup_steps has no effect with lr_scheduler_type {name}",
             why="this schedule begins at the full learning rate",
             remedy=f"take warmup_steps out, or choose {WITHOUT_WARMUP[name]} schedule",
             keys=("warmup_steps", "lr_scheduler_type"),

@@ -98,7 +98,7 @@ def run(words: Words = None, plugin: Plugin = None, no_plugin: NoPlugin = None, 
     from ft.cli.compose import plan_of
 
     plan, manager = plan_of(words, plugin, no_plugin)
-    from ft.cli.voice import quiet_libraries, tell
+    from ft.cli.output import quiet_libraries, tell
     from ft.lifecycle import run as run_plan
 
     quiet_libraries()
@@ -138,8 +138,8 @@ def score(
 ) -> None:
     """Score answers with a saved reward model; prints JSON lines."""
     from ft.cli.compose import split_names
+    from ft.cli.output import quiet_libraries
     from ft.cli.score import score as print_scores
-    from ft.cli.voice import quiet_libraries
 
     quiet_libraries()
     print_scores(model, words or (), adapter, prompt, answer, split_names(plugin))

@@ -99,7 +99,7 @@ def stage_run(target: Target) -> Iterator[Run]:
     Raises:
         FtError: the model or its tokenizer cannot be had.
     """
-    from ft.cli.voice import quiet_libraries
+    from ft.cli.output import quiet_libraries
     from ft.lifecycle import find_model
 
     quiet_libraries()

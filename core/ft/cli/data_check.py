@@ -119,7 +119,7 @@ def _read(target: Target, source: DatasetSource, checked: Checked, findings: Fin
 
 def _prepare_all(target: Target, findings: Findings) -> dict[str, DataCounts]:
     """Each split through the stage, without its bad rows; what the stage refuses is found too."""
-    from ft.data import SPLIT, load_splits
+    from ft.data import SPLIT, load_splits, none_left
     from ft.data.reading import hearing_of_bad_rows
 
     splits: dict[str, DataCounts] = {}
@@ -131,7 +131,7 @@ def _prepare_all(target: Target, findings: Findings) -> dict[str, DataCounts]:
                 dataset = target.manager.hook.ft_prepare_dataset(run=run, examples=examples, counts=counts)
                 splits[split] = counts
                 if dataset is not None and not len(dataset):
-                    findings.add(DataError(f"no sample of {split} is left to learn from", remedy="see the counts"))
+                    findings.add(none_left(split, counts))
         except DataError as error:
             findings.add(error)
     return splits

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 LONGEST = 400  # characters of a foreign exception's text: some carry a whole compiler log
-WITH_TRACEBACK = "run it again with --traceback (or FT_TRACEBACK=1) to see the whole way there, and report it"
+WITH_TRACEBACK = "run it again with --traceback (or FT_TRACEBACK=1) to see the full traceback, and report it"
 
 
 class Entry(NamedTuple):

@@ -79,9 +79,9 @@ def score(
     files = [word for word in words if "=" not in word]
     if (prompt is None) != (answer is None) or (prompt is None) == (not files) or len(files) > 1:
         raise ConfigError(
-            "what is to be scored is not clear",
+            "give exactly one thing to score",
             where=" ".join(files) or "--prompt, --answer",
-            remedy='give --prompt "…" and --answer "…", or one file of JSON lines, or - for standard input',
+            remedy='--prompt "…" with --answer "…", or one file of JSON lines, or - for standard input',
         )
     run, scorer = load(model, adapter, keys, plugins)
     if prompt is not None:
@@ -107,7 +107,7 @@ def opened(name: str) -> Iterator[Iterable[bytes]]:
         yield sys.stdin.buffer
         return
     if not Path(name).is_file():
-        raise DataError("there is no such file to score", where=name, remedy="give a file of JSON lines, or -")
+        raise DataError("the file to score does not exist", where=name, remedy="give a file of JSON lines, or -")
     with Path(name).open("rb") as stream:
         yield stream
 
@@ -120,7 +120,7 @@ def rows(stream: Iterable[bytes], name: str) -> Iterator[tuple[dict[str, Any], s
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError("a line is no JSON", where=where, why=str(error), remedy=REMEDY) from None
+                raise DataError("the line is not valid JSON", where=where, why=str(error), remedy=REMEDY) from None
             yield row, where
 
 

@@ -123,7 +123,7 @@ def settle(key: str, given: Given, merged: Translated, owner: str | None = None)
 def _refused(key: str, given: Given, answer: Answer) -> ConfigError:
     allowed = " or ".join(json.dumps(each) for each in answer.neutral)
     return ConfigError(
-        f"{_pair(key, given.value)} cannot be had",
+        f"{_pair(key, given.value)} is not available",
         where=str(given.source),
         why=answer.why,
         remedy=answer.remedy or f"take the key out (only {allowed} is accepted)",

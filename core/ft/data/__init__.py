@@ -12,11 +12,11 @@ from ft.data.examples import Examples
 from ft.data.kinds import check_feedback, check_pairs, check_prompts, check_supervised, check_text
 from ft.data.pairs import answer_room, prepare_feedback, prepare_pairs, prepare_prompts
 from ft.data.prepare import NO_SPLIT, SPLIT, prepare_supervised, prepare_text, prepared
-from ft.data.reading import few_objects, load_examples, load_splits, read_examples
+from ft.data.reading import load_examples, load_splits, rare_gc, read_examples
 from ft.data.sources import dataset_sources, unique_keys
 from ft.data.spans import IGNORE, Supervision, Tokens, encode_batch
 from ft.data.templates import ChatTemplate, template_for
-from ft.data.tokens import Supervisor, blocks, supervise
+from ft.data.tokens import Supervisor, blocks, none_left, supervise
 
 __all__ = [
     "IGNORE",
@@ -37,15 +37,16 @@ __all__ = [
     "check_text",
     "dataset_sources",
     "encode_batch",
-    "few_objects",
     "load_examples",
     "load_splits",
+    "none_left",
     "prepare_feedback",
     "prepare_pairs",
     "prepare_prompts",
     "prepare_supervised",
     "prepare_text",
     "prepared",
+    "rare_gc",
     "read_examples",
     "supervise",
     "template_for",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ft_hookspecs import DataCounts, Example, Message
 
 EQUAL: Final = "chosen and rejected are equal"
-SPLIT_PAIR: Final = "pairs made one desirable and one undesirable sample"
-UNHEEDED: Final = "rows whose weight or train of a message was not heeded, because whole answers are judged"
+SPLIT_PAIR: Final = "pairs were split into a desirable and an undesirable sample"
+UNHEEDED: Final = "rows whose message weights or train marks were ignored, because whole answers are judged"
 
 
 def note_unheeded(example: Example, counts: DataCounts) -> None:

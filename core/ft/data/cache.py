@@ -116,10 +116,10 @@ def kept_dataset(
             f"{folder} is not used",
             where="tokenized_path",
             why=wrong,
-            remedy="choose another tokenized_path, or write this one anew with overwrite_cache: true",
+            remedy="choose another tokenized_path, or overwrite it with overwrite_cache: true",
         )
     if stated(folder)["identity"]["code"] != identity.code:
-        tell(f"{folder} was made by another version of ft; overwrite_cache: true makes it anew")
+        tell(f"{folder} was made by another version of ft; overwrite_cache: true makes it again")
     dataset = _opened(folder, counts)
     if not identity.data:  # of the rows behind the samples nothing is known here
         counts.rows = counts.examples = len(dataset)
@@ -200,7 +200,7 @@ def _fill(folder: Path, making: Making, *, overwrite: bool) -> None:
         raise EnvironmentProblem(
             f"the tokenised data cannot be written: {error.strerror or error}",
             where=str(error.filename or folder),
-            remedy="free space there, or choose another folder with cache_dir or tokenized_path",
+            remedy="make room there, or choose another folder with cache_dir or tokenized_path",
         ) from error
 
 

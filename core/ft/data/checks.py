@@ -79,25 +79,25 @@ def _streaming(plan: Plan, options: DataOptions) -> Iterator[Problem]:
     }
     for key, why in refused.items():
         if plan.get(key):
-            yield Problem(f"{key} cannot be had with streaming", why=why, remedy="choose one", keys=(key, "streaming"))
+            yield Problem(f"{key} cannot be used with streaming", why=why, remedy="choose one", keys=(key, "streaming"))
     for key in ("eval_strategy", "save_strategy", "logging_strategy"):
         if plan.get(key) == "epoch":
             yield Problem(
-                f"{key}: epoch cannot be had with streaming",
+                f"{key}: epoch cannot be used with streaming",
                 why="a stream has no end to wait for: pass follows pass",
                 remedy=f"set {key}: steps",
                 keys=(key, "streaming"),
             )
     if plan.get("train_sampling_strategy", "random") not in ("random", "sequential"):
         yield Problem(
-            f"train_sampling_strategy: {plan.get('train_sampling_strategy')} cannot be had with streaming",
+            f"train_sampling_strategy: {plan.get('train_sampling_strategy')} cannot be used with streaming",
             why="it sorts the whole data set",
             remedy="take it out; rows are shuffled within buffer_size",
             keys=("train_sampling_strategy", "streaming"),
         )
     if 0 < options.val_size < 1 or options.val_size > options.buffer_size:
         yield Problem(
-            f"val_size: {options.val_size:g} cannot be had with streaming",
+            f"val_size: {options.val_size:g} cannot be used with streaming",
             why="what is held out is chosen from the first buffer_size rows; a share of an unread stream is unknown",
             remedy="give a whole number from 1 to buffer_size, or eval_dataset",
             keys=("val_size", "streaming"),
@@ -106,7 +106,7 @@ def _streaming(plan: Plan, options: DataOptions) -> Iterator[Problem]:
     if remote and (plan.get("max_steps") or 0) <= 0:
         yield Problem(
             f"how long to train on {remote[0]} is unknown",
-            why="a stream from the hub has no length, so that num_train_epochs is no number of steps",
+            why="a stream from the hub has no length, so that num_train_epochs does not give a number of steps",
             remedy="set max_steps",
             keys=("max_steps", "streaming"),
         )

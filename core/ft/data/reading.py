@@ -78,7 +78,7 @@ def load_splits(hook: HookRelay, plan: Plan) -> Iterator[Split]:
 
 
 @contextmanager
-def few_objects() -> Iterator[None]:
+def rare_gc() -> Iterator[None]:
     """Young objects are collected as ever; walking all that libraries have imported would take a third of the time."""
     usual = gc.get_threshold()
     gc.set_threshold(*usual[:2], RARELY)

@@ -45,7 +45,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice in one object")
     return made
 
 
@@ -166,7 +166,7 @@ def _from_entry(name: str, info: DatasetInfo, split: str) -> DatasetSource:
     entry = _parse(name, info.entries[name], where)
     if not entry.hf_hub_url and (idle := next((key for key in OF_HUB if getattr(entry, key) not in OF_HUB[key]), None)):
         raise DataError(
-            f"{idle}: {getattr(entry, idle)} of the data set {name!r} does nothing",
+            f"{idle}: {getattr(entry, idle)} of the data set {name!r} has no effect",
             where=where,
             why="only a data set on the hub has parts; files are read whole",
             remedy=f"take {idle} out, or name the file of that part",
@@ -208,7 +208,9 @@ def _file(name: str, entry: Entry, info: DatasetInfo, where: str) -> str:
         for key, (why, remedy) in REFUSED.items():
             if getattr(entry, key):
                 raise DataError(f"the data set {name!r} has only {key}", where=where, why=why, remedy=remedy)
-        raise DataError(f"the data set {name!r} says not where it lies", where=where, remedy="give it a file_name")
+        raise DataError(
+            f"the data set {name!r} does not say where its files are", where=where, remedy="give it a file_name"
+        )
     path = (info.folder / entry.file_name).resolve()
     if not path.is_relative_to(info.folder.resolve()):
         raise DataError(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOO_LONG: Final = "longer than cutoff_len"
 NO_ROOM: Final = "longer than cutoff_len even without most of its content"
 NOTHING_TO_LEARN: Final = "no token to learn"
-ALONE: Final = "tokens left out that would be alone in a block"
+ALONE: Final = "single tokens left over were dropped"
 
 
 def supervise(
@@ -118,6 +118,16 @@ class Supervisor:
             counts.tokens += len(tokens.input_ids)
             counts.supervised += supervised
             yield tokens
+
+
+def none_left(split: str, counts: DataCounts) -> DataError:
+    """The error for a split of which nothing is left: a run that learns nothing must not look like one that does."""
+    too_long = any("cutoff_len" in reason for reason in counts.dropped)
+    return DataError(
+        f"no {'training' if split == 'train' else split} samples are left",
+        why=", ".join(f"{reason}: {count}" for reason, count in counts.dropped.items()) or "there are no rows",
+        remedy="raise cutoff_len" if too_long else "correct the data",
+    )
 
 
 def check_answer(example: Example) -> None:

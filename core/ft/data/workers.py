@@ -54,7 +54,7 @@ def encoded(
     except BrokenProcessPool as error:
         raise EnvironmentProblem(
             "a process that tokenises was ended from outside",
-            why="mostly the memory was not enough",
+            why="usually the memory was not enough",
             remedy="lower preprocessing_num_workers or preprocessing_batch_size",
         ) from error
 

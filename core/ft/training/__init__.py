@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.optimization import parameter_groups
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
-    from ft.precision import choose_dtype, precision_problems
     from ft.training.reference import Reference, precompute, reference_for
     from ft.training.trainer import PackedTrainer
     from ft.training.values import (

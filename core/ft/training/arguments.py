@@ -72,7 +72,7 @@ def use_one_gpu(args: TrainingArguments, decide: Callable[[str], None]) -> None:
     """Take one of several visible GPUs: DDP is faster than DataParallel, which few losses survive."""
     if args.n_gpu > 1:
         args._n_gpu = 1
-        decide("one GPU is used: start one process a GPU (launcher: torchrun) to use more")
+        decide("one GPU is used: start one process per GPU (launcher: torchrun) to use more")
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _check(groups: Iterable[Group], model: nn.Module) -> None:
         raise PluginError(
             f"the parameter groups {'; '.join(faults)}",
             why="every parameter that trains must be in exactly one group, and no other",
-            remedy="mend the plugin that implements ft_parameter_groups, or leave it out",
+            remedy="fix the plugin that implements ft_parameter_groups, or leave it out",
         )
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset
 
 from ft.data.cache import batched
-from ft.errors import DataError
+from ft.data.tokens import none_left
 from ft.training.base import RunTrainer
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class TokenStream(IterableDataset[Any]):
                     else:
                         yield sample
             if given == before and not first:
-                reasons = ", ".join(f"{reason}: {count}" for reason, count in self._counts.dropped.items())
-                raise DataError("no sample is left to learn from", why=reasons or "there are no rows")
+                raise none_left("train", self._counts)
             number, first = number + 1, 0
 
     def _samples(self, rows: Sequence[Loaded]) -> Iterable[Sample]:

@@ -17,7 +17,7 @@ from ft.training.arguments import use_one_gpu
 from ft.training.base import eval_dataset
 from ft.training.engine import Engine
 from ft.training.measures import MeasuringTrainer
-from ft.training.noise import noisy_embeddings
+from ft.training.neftune import noisy_embeddings
 from ft.training.optimization import parameter_groups
 from ft.training.packing import PackedBatch, pack
 from ft.training.throughput import Throughput

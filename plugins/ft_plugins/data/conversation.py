@@ -177,7 +177,7 @@ def _content(given: Any, name: str, may_be_null: bool, row: Row) -> str:
         if not isinstance(part, dict) or part.get("type") != "text":
             what = part.get("type") if isinstance(part, dict) else part
             raise DataError(
-                f"{name} has a part that is no text: {fields.excerpt(repr(what))}",
+                f"{name} has a part that is not text: {fields.excerpt(repr(what))}",
                 where=row.where,
                 why="only text is trained on",
             )
@@ -246,18 +246,18 @@ def check_order(messages: Sequence[Message], row: Row, *, answered: bool) -> Non
     for index, message in enumerate(messages):
         if message.role not in FOLLOWS[previous]:
             raise DataError(
-                f"message {index + 1} is of the {message.role} after the {previous}",
+                _misplaced(index, message.role, previous),
                 where=row.where,
                 why="roles must alternate: an optional system message, then user and assistant in turn",
-                remedy=f"here one of the {' or '.join(FOLLOWS[previous])} must stand",
+                remedy=f"expected a message from the {' or '.join(FOLLOWS[previous])}",
             )
         previous = message.role
     last = ("assistant",) if answered else ("user", "tool")
     if previous not in last:
         raise DataError(
-            f"the conversation ends with a message of the {previous}",
+            f"the conversation ends with a message from the {previous}",
             where=row.where,
-            why=f"the last message must be of the {' or '.join(last)}",
+            why=f"the last message must be from the {' or '.join(last)}",
         )
 
 
@@ -269,3 +269,12 @@ FOLLOWS: Final[Mapping[str, tuple[str, ...]]] = {
     "tool": ("assistant", "tool"),
 }
 """Who may speak after whom."""
+
+
+def _misplaced(index: int, role: str, previous: str) -> str:
+    said = f"message {index + 1} is from the {role}"
+    if previous == "start":
+        return f"{said}, at the start of the conversation"
+    return (
+        f"{said}, directly after {f'another {role} message' if role == previous else f'a message from the {previous}'}"
+    )

@@ -167,10 +167,12 @@ def checked_text(given: Any, name: str, row: Row) -> str:
         raise DataError(
             f"{name!r} holds a NUL character",
             where=row.where,
-            why="no text has one: the file is damaged, or not UTF-8 (UTF-16 looks like that)",
+            why="text does not contain one: the file is damaged, or not UTF-8 (UTF-16 looks like that)",
         )
     if not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
-        raise DataError(f"{name!r} holds half of a character", where=row.where, why="a surrogate alone is no Unicode")
+        raise DataError(
+            f"{name!r} holds half of a character", where=row.where, why="a lone surrogate is not valid Unicode"
+        )
     return given
 
 

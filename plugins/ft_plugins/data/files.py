@@ -43,7 +43,7 @@ def ft_load_dataset(plan: Plan, source: DatasetSource) -> Iterable[Row | Excepti
         return hub_rows.HubRows(source, plan.get("hf_hub_token"), streaming=bool(plan.get("streaming")))
     if not path.is_dir():
         if source.folder:
-            raise DataError(f"folder of {source.name!r} does nothing: it is a file", where=source.declared_at)
+            raise DataError(f"folder of {source.name!r} has no effect: it is a file", where=source.declared_at)
         return FileRows([path])
     folder = path / source.folder if source.folder else path
     if not folder.resolve().is_relative_to(path):
@@ -156,7 +156,7 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
             yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            "the compressed file is damaged", where=shown(file), why=str(error), remedy="get it anew"
+            "the compressed file is damaged", where=shown(file), why=str(error), remedy="download it again"
         ) from None
     except OSError as error:
         raise EnvironmentProblem(

@@ -69,7 +69,7 @@ def _told(source: DatasetSource) -> Iterator[None]:
         ) from error
     except Exception as error:  # what a failed connection raises depends on the versions of three libraries
         raise EnvironmentProblem(
-            f"the data set {source.name!r} is no file here, and the Hugging Face hub cannot be reached",
+            f"the data set {source.name!r} is not a file here, and the Hugging Face hub cannot be reached",
             where=source.location,
             why=first_line(error),
             remedy="connect, or download the data set and give its path as dataset",

@@ -60,7 +60,7 @@ def _names(record: list[str], where: str) -> list[str]:
         raise DataError(
             "the first line does not name the columns",
             where=where,
-            why=f"{', '.join(sorted(twice))} stands twice" if twice else "a name is empty",
+            why=f"{', '.join(sorted(twice))} is given twice" if twice else "a name is empty",
             remedy="begin the file with one line of different names",
         )
     return record
@@ -121,7 +121,7 @@ def _readable(file: Path, path: str, number: Callable[[], int]) -> Iterator[None
             f"the {file.suffix.removeprefix('.')} file cannot be read",
             where=f"{path} row {number() + 1}",
             why=first_line(error),
-            remedy="the file may be cut short or of another kind: get it anew",
+            remedy="the file may be cut short or of another kind: download it again",
         ) from None
 
 

@@ -25,7 +25,9 @@ def ft_read_format(source: DatasetSource, columns: tuple[str, ...]) -> FormatRea
     def read(row: Row) -> Example:
         text = fields.text(row, column)
         if not text.strip():
-            raise DataError(f"empty text: {column!r}", where=row.where, why="there is nothing to learn from no text")
+            raise DataError(
+                f"empty text: {column!r}", where=row.where, why="there is nothing to learn from an empty text"
+            )
         return Example(row.where, text=text)
 
     return read

@@ -33,7 +33,9 @@ class GroupOptions(RewardOptions):
     """How many answers are drawn and how often they are learned from; names and defaults are TRL's."""
 
     num_generations: int = Field(8, ge=2, description="Answers drawn for each prompt, which are judged together.")
-    num_generations_eval: int | None = Field(None, ge=1, description="The same for evaluation. Unset: as in training.")
+    num_generations_eval: int | None = Field(
+        None, ge=1, description="Answers for each prompt in evaluation. Unset: as in training."
+    )
     steps_per_generation: int | None = Field(
         None, ge=1, description="Batches drawn at a time. Unset: `gradient_accumulation_steps`, one optimizer step."
     )
@@ -42,7 +44,7 @@ class GroupOptions(RewardOptions):
         0.0, ge=0, description="Weight of the KL to the model as it was before training, in the loss; 0: none."
     )
     epsilon: float = Field(0.2, gt=0, description="How far the ratio of probabilities counts from 1.")
-    epsilon_high: float | None = Field(None, gt=0, description="The same above 1. Unset: `epsilon`.")
+    epsilon_high: float | None = Field(None, gt=0, description="How far the ratio counts above 1. Unset: `epsilon`.")
     mask_truncated_completions: bool = Field(
         False, description="Learn nothing from answers that `max_new_tokens` has cut off."
     )
@@ -50,12 +52,12 @@ class GroupOptions(RewardOptions):
 
 UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "do_sample": ((True,), "greedy answers to one prompt are all the same, so that none is better than the others"),
-    "num_beams": ((1,), "beams are no draws from the policy"),
+    "num_beams": ((1,), "beams are not samples from the policy"),
     "max_length": ((None,), "the length of an answer is limited by max_new_tokens alone"),
     "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
     "attention": (("auto", "padded"), "TRL pads its batches"),
     "train_sampling_strategy": ((None, "random"), "each batch holds whole groups of answers"),
-    "auto_find_batch_size": ((False, None), "a smaller batch may hold no whole groups of answers"),
+    "auto_find_batch_size": ((False, None), "a smaller batch may not hold whole groups of answers"),
     "streaming": ((False, None), "prompts are repeated and shuffled by their number"),
 }
 """Keys that these stages do not heed: the values that ask for nothing, and why any other is refused."""
@@ -70,7 +72,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from choice_problems(plan, "the loss compares answers with each other: it is about 0 whatever they are worth")
     for key, (harmless, why) in UNHEEDED.items():
         if plan.get(key, harmless[0]) not in harmless:
-            yield Problem(f"{key}: {plan.get(key)} cannot be had with {stage}", why, f"take {key} out", (key,))
+            yield Problem(f"{key}: {plan.get(key)} cannot be used with {stage}", why, f"take {key} out", (key,))
     if options.beta:
         yield from sharding_problems(plan, stage)
     accumulated = int(plan.get("gradient_accumulation_steps") or 1)
@@ -130,7 +132,7 @@ def whole_groups(
         remedies.append(f"{group_key} to {min(groups, key=lambda size: abs(size - group))}")
     factors = [f"{batch_key} {batch}", *([f"{times_key} {times}"] if times > 1 else []), f"{processes} processes"]
     yield Problem(
-        f"{answers} answers drawn at a time are no whole groups of {group}",
+        f"{answers} answers cannot be divided into groups of {group}",
         why=f"{' × '.join(factors if processes > 1 else factors[:-1])} must be a multiple of {group_key}",
         remedy=f"set {', or '.join(remedies)}",
         keys=(batch_key, group_key),

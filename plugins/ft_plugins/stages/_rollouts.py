@@ -55,7 +55,7 @@ def answer_settings(run: Run) -> dict[str, Any]:
 def rollout_settings(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Generation settings of a rollout: draws from the policy itself wherever nothing else was asked for."""
     if not settings["do_sample"]:
-        run.decide("rollouts take the likeliest tokens (do_sample: false): the policy explores nothing")
+        run.decide("rollouts take the most likely tokens (do_sample: false), so that the policy does not explore")
         return dict(settings)
     chosen = {**settings, **{key: value for key, value in POLICY_ITSELF.items() if not run.plan.is_set(key)}}
     run.decide("rollouts draw with " + ", ".join(f"{key} {chosen[key]:g}" for key in POLICY_ITSELF))

@@ -33,7 +33,7 @@ BATCH: Final = 16
 """Answers that are generated at a time."""
 
 UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-    "num_beams": ((1,), "beams are no draws from the policy"),
+    "num_beams": ((1,), "beams are not samples from the policy"),
     "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
     "train_sampling_strategy": ((None, "random", "sequential"), "an answer has no length before it is written"),
     "auto_find_batch_size": ((False, None), "the answers of a rollout are counted in batches"),
@@ -49,7 +49,7 @@ class PpoOptions(RewardOptions, ReferenceOptions):
 
     ppo_buffer_size: int = Field(1, ge=1, description="Optimizer steps of one pass over the answers of a rollout.")
     ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of a rollout.")
-    ppo_target: float = Field(6.0, gt=0, description="KL to the reference, in nats an answer, that is aimed at.")
+    ppo_target: float = Field(6.0, gt=0, description="Target of the KL to the reference, in nats per answer.")
     ppo_kl_coef: float = Field(0.2, ge=0, description="Weight of the KL penalty in the reward at the beginning.")
     ppo_horizon: float = Field(10_000, gt=0, description="Answers in which the KL weight adapts; inf: it is fixed.")
     ppo_score_norm: bool = Field(False, description="Scale scores by the mean and deviation of all scores so far.")
@@ -72,7 +72,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from room_problems(plan)
     for key, (heeded, why) in UNHEEDED.items():
         if plan.get(key, heeded[0]) not in heeded:
-            yield Problem(f"{key}: {plan.get(key)} cannot be had with ppo", why, f"take {key} out", (key,))
+            yield Problem(f"{key}: {plan.get(key)} cannot be used with ppo", why, f"take {key} out", (key,))
     yield from choice_problems(plan, "an evaluation of ppo measures the reward of answers, and no loss")
 
 

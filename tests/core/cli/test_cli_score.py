@@ -126,10 +126,10 @@ def test_a_template_that_is_missing(ft, workplace, tmp_path):
     [
         (["nowhere", "--prompt", "a", "--answer", "b"], 2, "does not exist"),
         (["{base}", "--prompt", "a", "--answer", "b"], 4, "value_head.safetensors is missing"),
-        (["{lora}"], 2, "what is to be scored is not clear"),
-        (["{lora}", "--prompt", "a"], 2, "what is to be scored is not clear"),
-        (["{lora}", "answers.jsonl", "--prompt", "a", "--answer", "b"], 2, "what is to be scored is not clear"),
-        (["{lora}", "nothing.jsonl"], 4, "there is no such file"),
+        (["{lora}"], 2, "give exactly one thing to score"),
+        (["{lora}", "--prompt", "a"], 2, "give exactly one thing to score"),
+        (["{lora}", "answers.jsonl", "--prompt", "a", "--answer", "b"], 2, "give exactly one thing to score"),
+        (["{lora}", "nothing.jsonl"], 4, "does not exist"),
         (["{lora}", "wordy=1", "--prompt", "a", "--answer", "b"], 2, "unknown key 'wordy'"),
     ],
 )
@@ -143,9 +143,9 @@ def test_what_cannot_be_scored(ft, workplace, words, code, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"{", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b'{"prompt": "\\ud800", "answer": "b"}', "surrogates not allowed"),
         (b'{"prompt": "a", "answer": "b", "note": "\\ud800"}', "surrogates not allowed"),
         (b"[1]", "dictionary"),

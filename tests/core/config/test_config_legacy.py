@@ -183,7 +183,7 @@ def test_new_names_exist_wherever_the_core_owns_them() -> None:
     ],
 )
 def test_what_transformers_could_do_and_a_run_does_not_is_refused(tmp_path: Path, line: str, why: str) -> None:
-    with pytest.raises(Problems, match=f"cannot be had(.|\n)*{why}"):
+    with pytest.raises(Problems, match=f"is not available(.|\n)*{why}"):
         run(tmp_path, line + "\n")
 
 

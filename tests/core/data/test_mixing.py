@@ -103,10 +103,10 @@ def test_data_that_changes_between_the_two_readings_is_an_error(splits, rows):
         ({"eval_on_each_dataset": True}, "no effect without eval_dataset"),
         ({"eval_on_each_dataset": True, "eval_dataset": ["a/x", "a/x"]}, "two splits would be called 'a/x'"),
         ({"streaming": True}, "how long to train on a/x is unknown"),
-        ({"streaming": True, "val_size": 0.1}, "val_size: 0.1 cannot be had with streaming"),
-        ({"streaming": True, "val_size": 9, "buffer_size": 8}, "val_size: 9 cannot be had"),
-        ({"streaming": True, "tokenized_path": "x"}, "tokenized_path cannot be had with streaming"),
-        ({"streaming": True, "preprocessing_num_workers": 2}, "preprocessing_num_workers cannot be had"),
+        ({"streaming": True, "val_size": 0.1}, "val_size: 0.1 cannot be used with streaming"),
+        ({"streaming": True, "val_size": 9, "buffer_size": 8}, "val_size: 9 cannot be used"),
+        ({"streaming": True, "tokenized_path": "x"}, "tokenized_path cannot be used with streaming"),
+        ({"streaming": True, "preprocessing_num_workers": 2}, "preprocessing_num_workers cannot be used"),
     ],
 )
 def test_what_cannot_be_together_is_a_problem(make_plan, options, said):

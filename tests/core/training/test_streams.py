@@ -133,4 +133,4 @@ def test_what_a_stream_leaves_out_is_told_and_counted(run: Runs, data: Path, tmp
 def test_a_stream_without_a_sample_is_an_error(run: Runs, data: Path, tmp_path: Path) -> None:
     done = run({"dataset": data, "max_steps": 2, "cutoff_len": 4, "output_dir": tmp_path / "out"})
     assert done.exits == (4,)
-    assert "no sample is left to learn from" in done.output
+    assert "no training samples are left" in done.output

@@ -11,8 +11,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
+from ft.auxiliary_models import load_other
 from ft.errors import ConfigError, FtError
-from ft.other_models import load_other
 from ft.quantization import dequantized, quantization_of
 from ft.testing import Runs, save_tiny_model, tiny_tokenizer
 from ft.testing.surgery import changed_model

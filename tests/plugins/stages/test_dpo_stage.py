@@ -169,7 +169,7 @@ def test_old_names_of_keys_are_understood(words):
 
 def test_data_without_pairs_is_refused(execute, tmp_path):
     (tmp_path / "pairs.json").write_text(json.dumps([{**PAIRS[0], "rejected": PAIRS[0]["chosen"]}]))
-    with pytest.raises(DataError, match="no sample is left") as caught:
+    with pytest.raises(DataError, match="no training samples are left") as caught:
         execute()
     assert "equal" in caught.value.why
     (tmp_path / "pairs.json").write_text(json.dumps([{"instruction": "a?", "chosen": "b"}]))

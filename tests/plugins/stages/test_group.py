@@ -263,7 +263,7 @@ def test_too_few_prompts(finish: Callable[..., Run]) -> None:
 
 def test_prompts_that_fill_no_batch_are_said(finish: Callable[..., Run]) -> None:
     finished = finish("grpo", per_device_train_batch_size=12)
-    assert any(line.startswith("2 of 8 prompts, others each time, are left out") for line in finished.decisions)
+    assert any(line.startswith("2 of 8 prompts, different ones each time, are left out") for line in finished.decisions)
 
 
 def test_a_reward_that_is_no_number_is_not_passed_over() -> None:

@@ -73,7 +73,7 @@ def test_one_answer_has_nothing_to_be_judged_against(refusal: Any, stage: str) -
 
 def test_a_batch_of_parts_of_groups_names_the_nearest_that_fit(refusal: Any) -> None:
     said = refusal(per_device_train_batch_size=6, num_generations=4)
-    assert "6 answers drawn at a time are no whole groups of 4" in said
+    assert "6 answers cannot be divided into groups of 4" in said
     assert "per_device_train_batch_size to 4 or 8" in said
     assert "num_generations to 3" in said
 
@@ -112,7 +112,7 @@ def test_batches_of_evaluation_hold_whole_groups_too(plan: Any, refusal: Any) ->
 )
 def test_what_would_be_ignored_is_refused(refusal: Any, key: str, value: Any) -> None:
     said = refusal(**{key: value})
-    assert f"{key}: {value} cannot be had with grpo" in said
+    assert f"{key}: {value} cannot be used with grpo" in said
     assert UNHEEDED[key][1] in said
 
 

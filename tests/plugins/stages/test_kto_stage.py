@@ -100,7 +100,7 @@ def test_a_pair_is_a_good_and_a_bad_answer(execute, tmp_path):
     described = {"answers": {"file_name": "pairs.json", "ranking": True}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(described))
     run = execute(eval_dataset=None, max_steps=2)
-    assert run.counts["train"].repaired == {"pairs made one desirable and one undesirable sample": len(pairs)}
+    assert run.counts["train"].repaired == {"pairs were split into a desirable and an undesirable sample": len(pairs)}
     assert len(run.trainer.train_dataset) == 2 * len(pairs)
 
 

@@ -64,7 +64,7 @@ def test_from_sft_and_a_reward_model_by_their_files(execute: Callable[..., Run],
         eval_on_start="true",
         ppo_epochs=2,
     )
-    assert f"the value head begins as that of {tmp_path / 'rm'}" in run.decisions
+    assert f"the value head starts as that of {tmp_path / 'rm'}" in run.decisions
     assert "rollouts draw with temperature 1, top_p 1, top_k 0" in run.decisions
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     first, final = next(row for row in rows if row["event"] == "train"), rows[-1]
@@ -81,25 +81,25 @@ def test_from_sft_and_a_reward_model_by_their_files(execute: Callable[..., Run],
 def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run], tmp_path: Path) -> None:
     run = execute(plugins=tmp_path / "length.py", temperature=0.7, length_penalty=2, max_steps=1)
     assert "length_penalty has no effect: num_beams is 1" in run.decisions
-    assert "the value head begins at zero: there is none of this width to begin from" in run.decisions
+    assert "the value head starts at zero: there is no saved one of this width" in run.decisions
     assert "rollouts draw with temperature 0.7, top_p 1, top_k 0" in run.decisions
     head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
     save_file(head, tmp_path / "out" / "value_head.safetensors")
     changes = {"adapter_name_or_path": tmp_path / "out", "output_dir": tmp_path / "next", "max_steps": 1}
     run = execute(plugins=tmp_path / "length.py", **changes)
-    assert "the value head begins at zero: there is none of this width to begin from" in run.decisions
+    assert "the value head starts at zero: there is no saved one of this width" in run.decisions
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"plugins": None}, "nothing gives a reward"),
-        ({"num_beams": 2}, "num_beams: 2 cannot be had with ppo"),
-        ({"fsdp": "full_shard"}, "fsdp: full_shard cannot be had with ppo"),
-        ({"streaming": "true"}, "streaming: True cannot be had with ppo"),
-        ({"auto_find_batch_size": "true"}, "auto_find_batch_size: True cannot be had with ppo"),
-        ({"train_sampling_strategy": "group_by_length"}, "group_by_length cannot be had with ppo"),
-        ({"skip_special_tokens": "false"}, "skip_special_tokens: False cannot be had with ppo"),
+        ({"num_beams": 2}, "num_beams: 2 cannot be used with ppo"),
+        ({"fsdp": "full_shard"}, "fsdp: full_shard cannot be used with ppo"),
+        ({"streaming": "true"}, "streaming: True cannot be used with ppo"),
+        ({"auto_find_batch_size": "true"}, "auto_find_batch_size: True cannot be used with ppo"),
+        ({"train_sampling_strategy": "group_by_length"}, "group_by_length cannot be used with ppo"),
+        ({"skip_special_tokens": "false"}, "skip_special_tokens: False cannot be used with ppo"),
         ({"packing": "true"}, "packing"),
         ({"predict_with_generate": "true"}, "predict_with_generate"),
         ({"load_best_model_at_end": "true"}, "metric_for_best_model: reward"),
@@ -107,7 +107,7 @@ def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run]
             {"lr_scheduler_type": "reduce_lr_on_plateau"},
             "greater_is_better: true, and lr_scheduler_kwargs: {mode: max}",
         ),
-        ({"dataloader_num_workers": 2}, "dataloader_num_workers: 2 cannot be had with ppo"),
+        ({"dataloader_num_workers": 2}, "dataloader_num_workers: 2 cannot be used with ppo"),
         ({"max_new_tokens": 64, "cutoff_len": 64}, "leaves no room for a prompt"),
         ({"ppo_epochs": 0}, "ppo_epochs"),
         ({"ref_model_adapters": "somewhere"}, "ref_model"),

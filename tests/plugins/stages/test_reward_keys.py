@@ -112,7 +112,7 @@ def test_the_head_of_a_full_model_lies_with_its_last_adapter(plan, saved, tiny_m
         ({"reward_model": "org/rm", "reward_model_adapters": "x"}, "nothing with reward_model_type: lora"),
         ({"reward_model": "org/rm", "reward_model_quantization_bit": 4}, "nothing with reward_model_type: lora"),
         ({"reward_model": "org/rm", "reward_model_quantization_bit": 3}, "no width that bnb knows"),
-        ({"reward_model": "org/rm", "reward_model_token": "x"}, "only `api` heeds it"),
+        ({"reward_model": "org/rm", "reward_model_token": "x"}, "only `api` uses it"),
         ({"reward_model_type": "api"}, "reward_model_type without reward_model"),
     ],
 )

@@ -292,7 +292,7 @@ def test_bad_input(execute, tmp_path):
     with pytest.raises(DataError):
         execute()
     (tmp_path / "pairs.json").write_text(json.dumps([{**PAIRS[0], "rejected": PAIRS[0]["chosen"]}]))
-    with pytest.raises(DataError, match="no sample is left") as caught:
+    with pytest.raises(DataError, match="no training samples are left") as caught:
         execute()
     assert "equal" in caught.value.why
 

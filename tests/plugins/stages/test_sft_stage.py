@@ -13,7 +13,7 @@ from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
 from ft.testing import Runs, tiny_model
 from ft.training import PackedTrainer, pack, pad
-from ft.training.noise import noisy_embeddings
+from ft.training.neftune import noisy_embeddings
 from ft_hookspecs import Run
 from ft_plugins.stages._packing import PackedRows, best_fit, unpacked
 from ft_plugins.stages._rollouts import answer_settings

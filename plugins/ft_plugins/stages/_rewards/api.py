@@ -74,7 +74,7 @@ class RewardServer:
             number = len(scores) if isinstance(scores, list) else "no list of"
             raise self._wrong(f"{number} scores for {len(texts)} texts: {_shown(body)}")
         if wrong := [score for score in scores if not _is_finite(score)]:
-            raise self._wrong(f"a score that is no finite number: {str(wrong[0])[:SHOWN]}")
+            raise self._wrong(f"a score that is not a finite number: {str(wrong[0])[:SHOWN]}")
         return [float(score) for score in scores]
 
     def _post(self, data: bytes) -> bytes:

@@ -33,8 +33,8 @@ def reward_problems(plan: Plan) -> Iterator[Problem]:
     for key, wanted in ONLY_FOR.items():
         if plan.get(key) is not None and kind != wanted:
             yield Problem(
-                f"{key} does nothing with reward_model_type: {kind}",
-                why=f"only `{wanted}` heeds it",
+                f"{key} has no effect with reward_model_type: {kind}",
+                why=f"only `{wanted}` uses it",
                 remedy=f"take it out, or set reward_model_type: {wanted}",
                 keys=(key, "reward_model_type"),
             )
@@ -57,14 +57,14 @@ def _without_model(plan: Plan) -> Iterator[Problem]:
     for key, field in RewardOptions.model_fields.items():
         if plan.is_set(key) and plan.get(key) != field.default:
             yield Problem(
-                f"{key} without reward_model", why="it says nothing without it", remedy="set reward_model", keys=(key,)
+                f"{key} without reward_model", why="it has no effect without it", remedy="set reward_model", keys=(key,)
             )
 
 
 def _api(url: str, token: str | None) -> Iterator[Problem]:
     if not _is_url(url):
         yield Problem(
-            f"reward_model: {shown_url(url)!r} is no http or https URL",
+            f"reward_model: {shown_url(url)!r} is not an http or https URL",
             why="reward_model_type: api posts the answers to a server",
             remedy="write the URL (special characters as %20 …), or set reward_model_type to lora or full for a folder",
             keys=("reward_model", "reward_model_type"),
@@ -120,7 +120,7 @@ def _files(options: RewardOptions) -> Iterator[Problem]:
     if key == "reward_model" and options.reward_model_type == "full" and is_adapter and not is_model:
         yield Problem(
             f"reward_model: the folder {name!r} holds an adapter, and reward_model_type is full",
-            why="an adapter is no whole model",
+            why="an adapter is not a whole model",
             remedy=f"set reward_model_type: lora, or reward_model to its base and reward_model_adapters: {name}",
             keys=("reward_model_type", "reward_model"),
         )

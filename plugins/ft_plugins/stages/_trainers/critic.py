@@ -33,9 +33,9 @@ def begin_value_head(run: Run) -> ValueHead:
     nn.init.zeros_(head.summary.weight)
     for folder in earlier_heads(run):
         if _fits(folder, head):
-            run.decide(f"the value head begins as that of {folder}")
+            run.decide(f"the value head starts as that of {folder}")
             return load_value_head(run.model, folder)
-    run.decide("the value head begins at zero: there is none of this width to begin from")
+    run.decide("the value head starts at zero: there is no saved one of this width")
     return head
 
 

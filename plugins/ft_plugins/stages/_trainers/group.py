@@ -215,7 +215,9 @@ def check_prompts(run: Run, args: Any) -> None:
             remedy="give more prompts, raise num_generations, or lower per_device_train_batch_size",
         )
     if left := prompts % batch:
-        run.decide(f"{left} of {prompts} prompts, others each time, are left out of an epoch: {batch} make a batch")
+        run.decide(
+            f"{left} of {prompts} prompts, different ones each time, are left out of an epoch: a batch has {batch}"
+        )
 
 
 def rewarding(reward: Reward) -> Callable[..., list[float]]:

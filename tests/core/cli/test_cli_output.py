@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-IMPORT = "from ft.cli.voice import quiet_libraries; quiet_libraries(); import bitsandbytes, peft"
+IMPORT = "from ft.cli.output import quiet_libraries; quiet_libraries(); import bitsandbytes, peft"
 
 
 @pytest.mark.slow
