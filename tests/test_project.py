@@ -85,7 +85,7 @@ def test_every_plugin_module_is_published() -> None:
     }
     for module in with_hooks - published:
         package, _, name = module.rpartition(".")
-        users = [path for path in (root / package.replace(".", "/")).glob("*.py") if module in path.read_text("utf-8")]
+        users = [path for path in (root / package.replace(".", "/")).glob("*.py") if name in path.read_text("utf-8")]
         assert name.startswith("_")
         assert {f"{package}.{path.stem}" for path in users} & published, module
 

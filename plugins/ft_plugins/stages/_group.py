@@ -6,25 +6,22 @@ The hooks below are those of both stages.
 
 from __future__ import annotations
 
-import os
 from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
+from ft.devices import processes
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _memory
-from ft_plugins.stages._preference import sharding_problems
+from ft_plugins.stages._preference import start_problems
 from ft_plugins.stages._rewards import RewardOptions, reward_problems
-from ft_plugins.stages._rollouts import choice_problems, room_problems
+from ft_plugins.stages._rollouts import choice_problems, room_problems, unheeded_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from datasets import Dataset
-    from transformers import Trainer
-
-    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
+    from ft_hookspecs import Estimate, Plan
 
 REQUIRES: Final = {"trl": "pip install 'ft-framework[trl]'"}
 
@@ -70,11 +67,9 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from reward_problems(plan)
     yield from room_problems(plan)
     yield from choice_problems(plan, "the loss compares answers with each other: it is about 0 whatever they are worth")
-    for key, (harmless, why) in UNHEEDED.items():
-        if plan.get(key, harmless[0]) not in harmless:
-            yield Problem(f"{key}: {plan.get(key)} cannot be used with {stage}", why, f"take {key} out", (key,))
+    yield from unheeded_problems(plan, UNHEEDED)
     if options.beta:
-        yield from sharding_problems(plan, stage)
+        yield from start_problems(plan, stage)
     accumulated = int(plan.get("gradient_accumulation_steps") or 1)
     times = options.steps_per_generation or accumulated
     name = "steps_per_generation" if options.steps_per_generation else "gradient_accumulation_steps"
@@ -95,45 +90,24 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.rollouts(plan, estimate, drawn, packed=False, reference=options.beta > 0)
 
 
-@hookimpl
-def ft_check_examples(examples: Sequence[Example]) -> None:
-    from ft.data import check_prompts
-
-    check_prompts(examples)
-
-
-@hookimpl
-def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    from ft.data import prepare_prompts
-
-    return prepare_prompts(run, examples, counts)
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)
-
-
 def whole_groups(
     plan: Plan, batch_key: str, group_key: str, group: int, times: int = 1, times_key: str = ""
 ) -> Iterator[Problem]:
     """A batch over all processes must hold whole groups; the remedy names the nearest values that do."""
-    batch, processes = int(plan.get(batch_key) or 8), int(os.environ.get("WORLD_SIZE", "1"))
-    answers = batch * times * processes
+    batch, parallel = int(plan.get(batch_key) or 8), processes()
+    answers = batch * times * parallel
     if answers % group == 0:
         return
-    step = group // gcd(group, times * processes)
+    step = group // gcd(group, times * parallel)
     batches = sorted({max(step, batch // step * step), (batch // step + 1) * step})
     groups = [size for size in range(2, answers + 1) if answers % size == 0]
     remedies = [f"{batch_key} to {' or '.join(map(str, batches))}"]
     if groups:
         remedies.append(f"{group_key} to {min(groups, key=lambda size: abs(size - group))}")
-    factors = [f"{batch_key} {batch}", *([f"{times_key} {times}"] if times > 1 else []), f"{processes} processes"]
+    factors = [f"{batch_key} {batch}", *([f"{times_key} {times}"] if times > 1 else []), f"{parallel} processes"]
     yield Problem(
         f"{answers} answers cannot be divided into groups of {group}",
-        why=f"{' × '.join(factors if processes > 1 else factors[:-1])} must be a multiple of {group_key}",
+        why=f"{' × '.join(factors if parallel > 1 else factors[:-1])} must be a multiple of {group_key}",
         remedy=f"set {', or '.join(remedies)}",
         keys=(batch_key, group_key),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ft.devices import sharding_problems
 from ft.options import ReferenceOptions
 from ft_hookspecs import Problem
 
@@ -30,15 +31,11 @@ class PreferenceOptions(ReferenceOptions):
     )
 
 
-def sharding_problems(plan: Plan, stage: str) -> Iterator[Problem]:
+def start_problems(plan: Plan, stage: str) -> Iterator[Problem]:
     """FSDP gives the model other parameters than those whose start values are kept: the reference would learn too."""
-    if plan.get("fsdp") and not plan.get("ref_model"):
-        yield Problem(
-            f"{stage} with fsdp has no reference",
-            why="the model as it is before its first step is kept beside the weights that train, which fsdp replaces",
-            remedy="leave fsdp out (each process then holds the whole model), or give ref_model",
-            keys=("fsdp",),
-        )
+    if not plan.get("ref_model"):
+        why = "the model as it is before its first step is kept beside the weights that train, which fsdp replaces"
+        yield from sharding_problems(plan, stage, why, "or give ref_model", ("ref_model",), ("fsdp",))
 
 
 def reference_problems(plan: Plan) -> Iterator[Problem]:

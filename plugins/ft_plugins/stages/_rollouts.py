@@ -22,6 +22,15 @@ def room_problems(plan: Plan) -> Iterator[Problem]:
     yield from refusals(lambda: answer_room(plan), "max_new_tokens", "cutoff_len")
 
 
+def unheeded_problems(plan: Plan, unheeded: Mapping[str, tuple[tuple[Any, ...], str]]) -> Iterator[Problem]:
+    """Keys that the stage does not heed: the values that ask for nothing, and why any other is refused."""
+    for key, (harmless, why) in unheeded.items():
+        if plan.get(key, harmless[0]) not in harmless:
+            yield Problem(
+                f"{key}: {plan.get(key)} cannot be used with {plan.get('stage')}", why, f"take {key} out", (key,)
+            )
+
+
 def choice_problems(plan: Plan, why: str) -> Iterator[Problem]:
     """What is best cannot be told by the loss where rewards are learned from."""
     plateau = plan.get("lr_scheduler_type") == "reduce_lr_on_plateau"

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages import _memory
-from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
+from ft_plugins.stages import _hooks, _memory
+from ft_plugins.stages._preference import PreferenceOptions, reference_problems, start_problems
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
+ft_check_examples = _hooks.check_pairs
+ft_prepare_dataset = _hooks.prepare_pairs
+ft_evaluate = _hooks.evaluate
 
 Loss = Literal["sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"]
 
@@ -84,7 +86,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     if options.has_reference:
         yield from reference_problems(plan)
         if plan.get("streaming"):  # else the reference is asked before anything is sharded
-            yield from sharding_problems(plan, "dpo on a stream")
+            yield from start_problems(plan, "dpo on a stream")
 
 
 @hookimpl(trylast=True)
@@ -93,29 +95,8 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
 
 
 @hookimpl
-def ft_check_examples(examples: Sequence[Example]) -> None:
-    from ft.data import check_pairs
-
-    check_pairs(examples)
-
-
-@hookimpl
-def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    from ft.data import prepare_pairs
-
-    return prepare_pairs(run, examples, counts)
-
-
-@hookimpl
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.dpo import build_trainer
 
     tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)

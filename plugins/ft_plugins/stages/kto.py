@@ -8,12 +8,12 @@ from pydantic import Field
 
 from ft.errors import DataError
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages import _memory
-from ft_plugins.stages._preference import PreferenceOptions, reference_problems, sharding_problems
+from ft_plugins.stages import _hooks, _memory
+from ft_plugins.stages._preference import PreferenceOptions, reference_problems, start_problems
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
 
 ft_api_version = 1
+ft_evaluate = _hooks.evaluate
 
 
 class KtoOptions(PreferenceOptions):
@@ -49,7 +50,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             keys=("streaming",),
         )
     yield from reference_problems(plan)
-    yield from sharding_problems(plan, "kto")
+    yield from start_problems(plan, "kto")
 
 
 @hookimpl(trylast=True)
@@ -104,10 +105,3 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
 
     tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ft.options import ReferenceOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages import _memory
+from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
 from ft_plugins.stages._rollouts import (
     answer_settings,
@@ -17,17 +17,20 @@ from ft_plugins.stages._rollouts import (
     rollout_settings,
     room_problems,
     tell_idle_keys,
+    unheeded_problems,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
+ft_check_examples = _hooks.check_prompts
+ft_prepare_dataset = _hooks.prepare_prompts
+ft_evaluate = _hooks.evaluate
 
 BATCH: Final = 16
 """Answers that are generated at a time."""
@@ -70,29 +73,13 @@ def ft_options() -> type[PluginOptions]:
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from reward_problems(plan)
     yield from room_problems(plan)
-    for key, (heeded, why) in UNHEEDED.items():
-        if plan.get(key, heeded[0]) not in heeded:
-            yield Problem(f"{key}: {plan.get(key)} cannot be used with ppo", why, f"take {key} out", (key,))
+    yield from unheeded_problems(plan, UNHEEDED)
     yield from choice_problems(plan, "an evaluation of ppo measures the reward of answers, and no loss")
 
 
 @hookimpl(trylast=True)
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.rollouts(plan, estimate, BATCH, packed=True)
-
-
-@hookimpl
-def ft_check_examples(examples: Sequence[Example]) -> None:
-    from ft.data import check_prompts
-
-    check_prompts(examples)
-
-
-@hookimpl
-def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    from ft.data import prepare_prompts
-
-    return prepare_prompts(run, examples, counts)
 
 
 @hookimpl
@@ -115,10 +102,3 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
         eval_settings=settings if run.plan.is_set("do_sample") else greedy(settings),
         stop=run.template.stop,
     )
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ft_hookspecs import PluginOptions, hookimpl
+from ft_plugins.stages import _hooks
 from ft_plugins.stages._group import REQUIRES, GroupOptions
 from ft_plugins.stages._group import ft_check as ft_check
-from ft_plugins.stages._group import ft_check_examples as ft_check_examples
 from ft_plugins.stages._group import ft_estimate as ft_estimate
-from ft_plugins.stages._group import ft_evaluate as ft_evaluate
-from ft_plugins.stages._group import ft_prepare_dataset as ft_prepare_dataset
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
 
 ft_api_version = 1
 ft_requires = REQUIRES
+ft_check_examples = _hooks.check_prompts
+ft_prepare_dataset = _hooks.prepare_prompts
+ft_evaluate = _hooks.evaluate
 
 
 class RlooOptions(GroupOptions):

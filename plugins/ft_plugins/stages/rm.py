@@ -7,24 +7,25 @@ Ouyang et al. 2022 (arXiv:2203.02155). The score of an answer is taken at its la
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from ft.files import PREDICTIONS
 from ft_hookspecs import Problem, hookimpl
-from ft_plugins.stages import _memory
+from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._heads import own_heads
 from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
-
-PREDICTIONS: Final = "generated_predictions.jsonl"
+ft_check_examples = _hooks.check_pairs
+ft_prepare_dataset = _hooks.prepare_pairs
+ft_evaluate = _hooks.evaluate
 
 
 @hookimpl
@@ -41,20 +42,6 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
 @hookimpl(trylast=True)
 def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return _memory.pairs(plan, estimate, reference=False)
-
-
-@hookimpl
-def ft_check_examples(examples: Sequence[Example]) -> None:
-    from ft.data import check_pairs
-
-    check_pairs(examples)
-
-
-@hookimpl
-def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts) -> Dataset:
-    from ft.data import prepare_pairs
-
-    return prepare_pairs(run, examples, counts)
 
 
 @hookimpl
@@ -79,13 +66,6 @@ def take_up_head(run: Run) -> None:
         run.decide(f"the value head is that of {folder}")
         return
     run.decide("the value head is new: what this run starts from has none")
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ft.options import DataOptions, PackingOptions
 from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft_plugins.stages import _hooks
 from ft_plugins.stages._predict import remember, source_problems
 from ft_plugins.stages._rollouts import room_problems, tell_idle_keys
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ft_hookspecs import DataCounts, Example, Plan, Run
 
 ft_api_version = 1
+ft_evaluate = _hooks.evaluate
 
 
 class SftOptions(PackingOptions):
@@ -107,13 +109,6 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     if options.packs and hasattr(run.train_dataset, "__len__"):  # a stream is packed as it is read
         run.train_dataset = pack_rows(run, run.train_dataset)
     return SftTrainer.for_run(run, callbacks, dft=options.use_dft_loss, accuracy=options.compute_accuracy)
-
-
-@hookimpl
-def ft_evaluate(run: Run, trainer: Trainer, when: str) -> Mapping[str, float]:
-    from ft.training import evaluate_measures
-
-    return evaluate_measures(run, trainer, when)
 
 
 @hookimpl

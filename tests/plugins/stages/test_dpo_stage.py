@@ -142,7 +142,7 @@ def test_dropout_is_not_the_references(execute):
         ({"ld_alpha": 1.5}, "ld_alpha"),
         ({"pref_ftx": -1}, "pref_ftx"),
         ({"kto_chosen_weight": 2.0}, "kto_chosen_weight"),
-        ({"fsdp": "full_shard", "streaming": "true"}, "dpo on a stream with fsdp has no reference"),
+        ({"fsdp": "full_shard", "streaming": "true"}, "dpo on a stream cannot be combined with fsdp"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(words, keys, says):

@@ -133,7 +133,7 @@ def test_a_single_answer_to_evaluate_on_is_refused(execute, write):
         ({"pref_beta": -0.1}, "pref_beta"),
         ({"pref_loss": "ipo"}, "pref_loss"),
         ({"ref_model_adapters": "a"}, "ref_model"),
-        ({"fsdp": "full_shard"}, "kto with fsdp has no reference"),
+        ({"fsdp": "full_shard"}, "kto cannot be combined with fsdp"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(words, keys, says):
