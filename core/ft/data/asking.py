@@ -27,12 +27,7 @@ def note_unheeded(example: Example, counts: DataCounts) -> None:
     """Count an example that says of a message how it is to be learned."""
     messages = (*example.messages, *example.chosen, *example.rejected)
     if any(message.weight != 1 or message.train is not None for message in messages):
-        note(counts, UNHEEDED)
-
-
-def note(counts: DataCounts, what: str) -> None:
-    """Count one row of which something was made otherwise."""
-    counts.repaired[what] = counts.repaired.get(what, 0) + 1
+        counts.repair(UNHEEDED)
 
 
 def as_pair(example: Example, _counts: DataCounts) -> Sequence[Asked]:
@@ -61,7 +56,7 @@ def as_feedback(example: Example, counts: DataCounts) -> Sequence[Asked]:
         if example.chosen == example.rejected:
             counts.drop(EQUAL)
             return ()
-        note(counts, SPLIT_PAIR)
+        counts.repair(SPLIT_PAIR)
         prompt = _prompt(example, conversation(example))
         return Asked(prompt, (example.chosen,), desirable=True), Asked(prompt, (example.rejected,), desirable=False)
     prompt, answer = split_answer(example)

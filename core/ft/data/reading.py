@@ -189,15 +189,6 @@ def split_name(source: DatasetSource) -> str:
     return Path(source.name).name.partition(".")[0] if FILE_NAME.search(source.name) else source.name
 
 
-def load_examples(hook: HookRelay, plan: Plan, key: str, counts: DataCounts) -> list[Example]:
-    """The examples of every data set that ``key`` names, one after the other, in memory.
-
-    Raises:
-        DataError: a data set that cannot be found or read, a bad row, or no example at all.
-    """
-    return list(_joined([Scanned.of(hook, plan, source, counts) for source in dataset_sources(plan, key)], key, counts))
-
-
 # ---- one data set -------------------------------------------------------------------------------------------------
 
 

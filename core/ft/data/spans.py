@@ -100,7 +100,7 @@ def render(example: Example, template: Template, supervision: Supervision, count
         apart = [render_until(example, template, turn) for turn, is_learned in enumerate(learned) if is_learned]
     except DataError as error:
         raise DataError(error.what, where=example.where, why=error.why, remedy=error.remedy) from error
-    counts.repaired[EXPANDED] = counts.repaired.get(EXPANDED, 0) + 1
+    counts.repair(EXPANDED)
     return apart
 
 

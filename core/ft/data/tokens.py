@@ -9,10 +9,9 @@ from ft.data.encoding import Encoder
 from ft.data.openings import check_generation_prompt, question
 from ft.data.outlines import Outlines
 from ft.data.reading import drop_or_raise
-from ft.data.spans import Supervision, Tokens, Truncation, learned_turns, render
+from ft.data.spans import Supervision, Tokens, learned_turns, render
 from ft.data.truncation import shorten
 from ft.errors import ConfigError, DataError
-from ft_hookspecs import DataCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,42 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ft.data.spans import Rendered
-    from ft_hookspecs import Example, Template
+    from ft_hookspecs import DataCounts, Example, Template
 
 TOO_LONG: Final = "longer than cutoff_len"
 NO_ROOM: Final = "longer than cutoff_len even without most of its content"
 NOTHING_TO_LEARN: Final = "no token to learn"
 ALONE: Final = "single tokens left over were dropped"
-
-
-def supervise(
-    example: Example,
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    cutoff_len: int,
-    truncation: Truncation = "proportional",
-    train_on_prompt: bool = False,
-    mask_history: bool = False,
-    counts: DataCounts | None = None,
-) -> list[Tokens]:
-    """The samples of one conversation: normally one; several when the template is not prefix-stable; none if dropped.
-
-    Args:
-        example: a conversation.
-        template: renders it.
-        tokenizer: a fast one, because character offsets are needed.
-        cutoff_len: longest sample, in tokens.
-        truncation: what becomes of a longer one; see :mod:`ft.data.truncation`.
-        train_on_prompt: learn every turn.
-        mask_history: learn only the last answer.
-        counts: receives tokens, cuts and drops.
-
-    Raises:
-        DataError: the template cannot render the conversation, or not in a way that shows what an answer is.
-    """
-    supervision = Supervision(cutoff_len, truncation, train_on_prompt, mask_history)
-    return list(Supervisor(template, tokenizer, supervision)([example], counts or DataCounts()))
 
 
 class Supervisor:
@@ -71,8 +40,8 @@ class Supervisor:
         """The samples of many conversations, tokenised together (the tokenizer's threads share the work).
 
         Raises:
-            DataError: the template has no generation prompt; as for :func:`supervise`, unless ``on_bad_row`` is
-                ``skip``.
+            DataError: the template has no generation prompt; or, unless ``on_bad_row`` is ``skip``, it cannot render a
+                conversation, or not in a way that shows what an answer is.
         """
         self._check(examples)
         rendered: list[Rendered] = []
@@ -152,30 +121,6 @@ def check_answer(example: Example) -> None:
         )
 
 
-def blocks(
-    texts: Iterable[Sequence[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    size: int,
-    counts: DataCounts,
-    *,
-    joined: bool = True,
-) -> Iterator[Tokens]:
-    """Plain texts, each followed by eos, concatenated and cut into blocks of ``size`` tokens; the rest is kept.
-
-    Args:
-        texts: batches of texts.
-        tokenizer: must have an eos token.
-        size: tokens in a block.
-        counts: receives the tokens.
-        joined: begin each block where the last one ended; otherwise each text begins a block of its own.
-
-    Raises:
-        ConfigError: the tokenizer has no eos token.
-    """
-    encode = documents(tokenizer)
-    return cut((ids for batch in texts for ids in encode(batch)), size, counts, joined=joined)
-
-
 def documents(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], Iterator[list[int]]]:
     """What gives the ids of each text, followed by eos.
 
@@ -190,7 +135,10 @@ def documents(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], I
 
 
 def cut(texts: Iterable[list[int]], size: int, counts: DataCounts, *, joined: bool = True) -> Iterator[Tokens]:
-    """Blocks of ``size`` tokens of the texts, and what is left of them, as :func:`blocks` describes."""
+    """Blocks of ``size`` tokens of texts that end in eos, and what is left of them.
+
+    ``joined``: a block begins where the last one ended; otherwise each text begins a block of its own.
+    """
     buffer: list[int] = []
     for ids in texts:
         buffer += ids
@@ -206,7 +154,7 @@ def _cut(ids: list[int], size: int, counts: DataCounts) -> Iterator[Tokens]:
         if len(block) > 1:
             yield _block(block, counts)
         else:
-            counts.repaired[ALONE] = counts.repaired.get(ALONE, 0) + 1
+            counts.repair(ALONE)
 
 
 def _block(ids: list[int], counts: DataCounts) -> Tokens:

@@ -1,9 +1,8 @@
 import pytest
 
-from ft.data import load_examples, load_splits
+from ft.data import load_splits
 from ft.data.reading import held_out
 from ft.errors import ConfigError, DataError, PluginError
-from ft_hookspecs import DataCounts
 
 
 def good(number):
@@ -14,14 +13,19 @@ def bad(where="data:2"):
     return DataError("malformed", where=where, why="the rule")
 
 
+def read(hook, plan):
+    """The examples of the one split, and what became of its rows."""
+    [(_, examples, counts)] = load_splits(hook, plan)
+    return list(examples), counts
+
+
 def questions(examples):
     return [example.messages[0].content for example in examples]
 
 
 def test_rows_are_read_limited_and_counted(hook, rows, make_plan):
     rows.rows = good(5)
-    counts = DataCounts()
-    examples = load_examples(hook, make_plan(dataset=["a/one", "a/two"], max_samples=3), "dataset", counts)
+    examples, counts = read(hook, make_plan(dataset=["a/one", "a/two"], max_samples=3))
     assert questions(examples) == ["question 0", "question 1", "question 2"] * 2
     assert (counts.rows, counts.examples) == (6, 6)
     assert examples[0].where == "a/one:1"
@@ -31,11 +35,11 @@ def test_num_samples_draws_each_row_once_before_any_twice(hook, rows, make_plan,
     rows.rows = good(6)
     plan = make_plan(dataset=["mine"])
     write_info({"mine": {"hf_hub_url": "a/b", "num_samples": 4}})
-    first = questions(load_examples(hook, plan, "dataset", DataCounts()))
+    first = questions(read(hook, plan)[0])
     assert len(set(first)) == 4
-    assert first == questions(load_examples(hook, plan, "dataset", DataCounts()))
+    assert first == questions(read(hook, plan)[0])
     write_info({"mine": {"hf_hub_url": "a/b", "num_samples": 9}})
-    drawn = questions(load_examples(hook, plan, "dataset", DataCounts()))
+    drawn = questions(read(hook, plan)[0])
     assert len(drawn) == 9
     assert len(set(drawn[:6])) == 6
 
@@ -52,30 +56,30 @@ def test_a_row_that_is_drawn_twice_is_not_both_measured_and_trained_on(hook, row
 def test_the_first_bad_row_stops_with_its_place_and_the_way_on(hook, rows, make_plan):
     rows.rows = [*good(1), bad(), *good(1)]
     with pytest.raises(DataError, match="on_bad_row: skip") as caught:
-        load_examples(hook, make_plan(dataset=["a/b"]), "dataset", DataCounts())
+        read(hook, make_plan(dataset=["a/b"]))
     assert caught.value.where == "data:2"
 
 
 def test_skipped_rows_are_counted_by_the_rule_they_broke(hook, rows, make_plan):
     rows.rows = [bad(), *good(2), bad("data:4")]
-    counts = DataCounts()
     plan = make_plan(dataset=["a/b"], on_bad_row="skip")
-    assert len(load_examples(hook, plan, "dataset", counts)) == 2
+    examples, counts = read(hook, plan)
+    assert len(examples) == 2
     assert (counts.rows, counts.examples, counts.dropped) == (4, 2, {"the rule": 2})
     rows.rows = [bad()]
     with pytest.raises(DataError, match=r"no row of dataset can be used\n  why: the rule: 1 rows"):
-        load_examples(hook, plan, "dataset", DataCounts())
+        read(hook, plan)
 
 
 def test_an_empty_data_set_is_an_error(hook, make_plan):
     with pytest.raises(DataError, match="has no rows"):
-        load_examples(hook, make_plan(dataset=["a/b"], on_bad_row="skip"), "dataset", DataCounts())
+        read(hook, make_plan(dataset=["a/b"], on_bad_row="skip"))
 
 
 def test_columns_that_fit_no_format_are_named(hook, rows, make_plan):
     rows.rows = [{"x": "1", "y": "2"}]
     with pytest.raises(DataError, match=r"no format fits the columns .*: x, y") as caught:
-        load_examples(hook, make_plan(dataset=["a/b"], on_bad_row="skip"), "dataset", DataCounts())
+        read(hook, make_plan(dataset=["a/b"], on_bad_row="skip"))
     assert caught.value.where == "a/b:1"
 
 
@@ -83,7 +87,7 @@ def test_an_unknown_formatting_is_named(hook, rows, make_plan, write_info):
     write_info({"mine": {"hf_hub_url": "a/b", "formatting": "alpacca"}})
     rows.rows = [{"x": "1"}]
     with pytest.raises(DataError, match="unknown formatting 'alpacca'") as caught:
-        load_examples(hook, make_plan(dataset=["mine"]), "dataset", DataCounts())
+        read(hook, make_plan(dataset=["mine"]))
     assert caught.value.where.endswith("dataset_info.json:2")
 
 
@@ -93,7 +97,7 @@ def test_a_format_that_breaks_is_blamed(hook, rows, make_plan):
 
     rows.rows = [{"q": "x", "a": breaks}]
     with pytest.raises(PluginError, match="failed on a row") as caught:
-        load_examples(hook, make_plan(dataset=["a/b"], on_bad_row="skip"), "dataset", DataCounts())
+        read(hook, make_plan(dataset=["a/b"], on_bad_row="skip"))
     assert caught.value.where == "a/b:1"
 
 

@@ -1,7 +1,9 @@
 import pytest
+from tests.core.data.samples import supervise
 
-from ft.data import IGNORE, ChatTemplate, Supervisor, blocks, encode_batch, supervise
+from ft.data import IGNORE, ChatTemplate, Supervisor, encode_batch
 from ft.data.spans import EXPANDED, Supervision
+from ft.data.tokens import cut, documents
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import DataCounts, Example, Message
 
@@ -211,7 +213,7 @@ def test_default_system_is_part_of_the_template(tokenizer):
 
 def test_blocks_hold_every_token_once(tokenizer):
     counts, texts = DataCounts(), ["one two three", "four", "five six seven eight nine"]
-    made = list(blocks([texts[:2], texts[2:]], tokenizer, 5, counts))
+    made = list(cut(documents(tokenizer)(texts), 5, counts))
     joined = [token for text in texts for token in (*encode_batch(tokenizer, [text])[0].ids, tokenizer.eos_token_id)]
     assert [token for block in made for token in block.input_ids] == joined
     assert {len(block.input_ids) for block in made[:-1]} == {5}
@@ -219,4 +221,4 @@ def test_blocks_hold_every_token_once(tokenizer):
     assert counts.tokens == len(joined)
     tokenizer.eos_token = None
     with pytest.raises(ConfigError, match="eos"):
-        list(blocks([texts], tokenizer, 5, counts))
+        documents(tokenizer)

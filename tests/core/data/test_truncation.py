@@ -1,6 +1,7 @@
 import pytest
+from tests.core.data.samples import supervise
 
-from ft.data import IGNORE, ChatTemplate, Supervision, Supervisor, encode_batch, supervise
+from ft.data import IGNORE, ChatTemplate, Supervision, Supervisor, encode_batch
 from ft.data.truncation import share, spread
 from ft_hookspecs import DataCounts, Example, Message
 

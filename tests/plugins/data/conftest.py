@@ -6,10 +6,10 @@ import pluggy
 import pytest
 
 import ft_hookspecs.specs
-from ft.data import load_examples
+from ft.data import load_splits
 from ft.options import DataOptions
 from ft.testing import tiny_tokenizer
-from ft_hookspecs import DataCounts, Plan
+from ft_hookspecs import Plan
 from ft_plugins.data import alpaca, files, openai, sharegpt, templates, text, trl
 
 
@@ -42,7 +42,10 @@ def load(hook, tmp_path):
         (tmp_path / name).write_bytes(given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass"))
         (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": name, **entry}}))
         options = make_plan(dataset=["mine"], dataset_dir=str(tmp_path), on_bad_row=on_bad_row)
-        return load_examples(hook, options, "dataset", counts or DataCounts())
+        [(_, examples, made)] = load_splits(hook, options)
+        if counts is not None:
+            counts.add(made)
+        return list(examples)
 
     return load
 

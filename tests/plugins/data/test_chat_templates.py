@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from tests.core.data.samples import supervise
 
-from ft.data import IGNORE, supervise, template_for
+from ft.data import IGNORE, template_for
 from ft.errors import ConfigError, DataError
 from ft_hookspecs import Example, Message
 from ft_plugins.data import templates
