@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ft.data import IGNORE, encode_batch
+from ft.data.openings import PROBE
 from ft.errors import DataError
 from ft.training.engine import Engine, evaluating
 from ft.training.packing import pack
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 TOKENS: Final = 4096
 """Tokens of one forward, unless a single text has more."""
-
-PROBE: Final = "An answer."
 
 
 class Scorer:
