@@ -119,7 +119,7 @@ class TestCheck:
         assert "b.jsonl:1: the row has no chosen and no rejected answer" in result.stdout
         assert "b.jsonl:2: the row has no chosen and no rejected answer" in result.stdout
         assert "ranking: true" in result.stdout
-        assert "no sample of train is left" in result.stdout
+        assert "no training samples are left" in result.stdout
 
     def test_a_bad_row_is_one_problem_although_it_is_read_again_for_the_stage(self, write: Any) -> None:
         write("a.jsonl", PAIR, {**PAIR, "chosen": 3}, PAIR)
