@@ -203,6 +203,13 @@ REFUSED = {
     "a key of another method": (FULL + "lora_rank: 16\n", "", "", 2, "set finetuning_type: lora, or take"),
     "a key of another stage": (LORA + "pref_loss: ipo\n", "", "", 2, "set stage: dpo, or take"),
     "several at once": (LORA + "use_kt: true\nfp8: true\n", "", "", 2, "2 problems"),
+    "workers with nothing to do": (
+        LORA + "streaming: true\nmax_steps: 9\n",
+        "",
+        "",
+        2,
+        "dataloader_num_workers cannot be had with streaming",
+    ),
     "a data set of another hub": (LORA.replace("facts", "near"), "", "", 4, "unknown data set 'near'"),
 }
 
