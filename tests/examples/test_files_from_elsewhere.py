@@ -208,7 +208,7 @@ REFUSED = {
         "",
         "",
         2,
-        "dataloader_num_workers cannot be had with streaming",
+        "a stream is read by the processes that train",
     ),
     "a data set of another hub": (LORA.replace("facts", "near"), "", "", 4, "unknown data set 'near'"),
 }
