@@ -16,6 +16,11 @@ class TestGalore(OptimizerContract):
     keys = OFTEN
 
 
+class TestGaloreWithOneProjection(OptimizerContract):
+    keys = {"use_galore": True, "galore_rank": 8}
+    common = EVERYTHING
+
+
 @pytest.mark.slow
 class TestGaloreByKeyWithAdafactor(OptimizerContract):
     keys = {"use_galore": True, "optim": "adafactor", "galore_proj_type": "full", "galore_target": "mlp"}

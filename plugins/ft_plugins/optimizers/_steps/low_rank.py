@@ -111,8 +111,18 @@ class Resumable:
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     if "projector" not in state:
         return state
-    kept = {name: value for name, value in vars(state["projector"]).items() if name in MOVING}
+    kept = {name: _flat(value) for name, value in vars(state["projector"]).items() if name in MOVING}
     return {**state, "projector": kept}
+
+
+def _flat(value: Any) -> Any:
+    """Matrices with how they lie in memory: a product by one that lies otherwise is rounded otherwise."""
+    match value:
+        case torch.Tensor():
+            return {"values": value, "strides": list(value.stride())}
+        case list():
+            return [_flat(one) for one in value]
+    return value
 
 
 MOVING: Final = frozenset({"ortho_matrix", "seed", "svd_count"})
@@ -121,8 +131,8 @@ MOVING: Final = frozenset({"ortho_matrix", "seed", "svd_count"})
 
 def _on(device: torch.device, value: Any) -> Any:
     match value:
-        case torch.Tensor():
-            return value.to(device)
+        case {"values": values, "strides": strides}:
+            return torch.empty_strided(values.shape, strides, dtype=values.dtype, device=device).copy_(values)
         case dict():
             return {name: _on(device, one) for name, one in value.items()}
         case list():
