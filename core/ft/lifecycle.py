@@ -14,6 +14,7 @@ from ft import surgery
 from ft.auxiliary_models import load_other, rewarder
 from ft.cores import share_cores
 from ft.errors import DataError, PluginError, Stopped
+from ft.plugins.callbacks import trainer_callbacks
 from ft.quantization import quantizer
 from ft.record import Journal
 from ft.resuming import changes_since
@@ -175,7 +176,7 @@ def build_trainer(run: Run, plugins: PluginManager) -> None:
     from ft.training.metric_rows import RowCallback
 
     check_context(run)
-    callbacks = [callback for _, several in plugins.each("ft_callbacks", run=run) for callback in several]
+    callbacks = trainer_callbacks(run, plugins)
     if patience := run.plan.get("early_stopping_steps"):
         callbacks.append(EarlyStoppingCallback(patience))
     rows = RowCallback(run, plugins)
