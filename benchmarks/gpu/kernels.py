@@ -105,8 +105,9 @@ def gradients(arch: str, kernel: Any, dtype: torch.dtype, batch: Any, place: Pla
 
 def contract(name: str, _: Place) -> Mapping[str, Any]:
     """The contract class of an accelerator, by pytest."""
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{CONTRACTS}::{name}"]
+    quiet = ("-q", "--tb=short", "--disable-warnings", "-p", "no:cacheprovider")
+    words = [sys.executable, "-m", "pytest", *quiet, f"{CONTRACTS}::{name}"]
     root = CONTRACTS.parents[2]  # not this folder, whose kernels.py would be taken for the package of that name
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     return {"pytest": next(word for word in reversed(done.stdout.splitlines()) if "passed" in word)}

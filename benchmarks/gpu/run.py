@@ -56,7 +56,7 @@ def main(
     if not dry_run and not devices().cuda:
         typer.echo(f"no usable CUDA device ({devices().description}): --dry-run tries the code of the checks")
         raise typer.Exit(5)
-    listed = [(name, check) for name in topics for check in checks(name) if only in check.name]
+    listed = [(name, check) for name in topics for check in checks(name) if only.lower() in check.name.lower()]
     command = [sys.executable, __file__, "--worker", *["--dry-run"] * dry_run]
     rows: list[dict[str, Any]] = []
     ready = 1 if dry_run else min(BESIDE, cores() // 2)
