@@ -72,7 +72,7 @@ NoPlugin = Annotated[
         "--no-plugin", "--no_plugin", metavar="NAME[,NAME]", help="Take plugins out.", autocompletion=_plugin_names
     ),
 ]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show the full traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
