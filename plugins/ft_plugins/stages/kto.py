@@ -81,7 +81,7 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
     elif split not in ("train", NO_SPLIT) and len(samples) == 1:
         raise DataError(
             "a single answer to evaluate on",
-            where=str(run.plan.sources.get("eval_dataset", "eval_dataset")),
+            where=str(run.plan.sources.get("eval_dataset" if run.plan.get("eval_dataset") else "val_size", split)),
             why="the KL is estimated with the answer to another prompt",
             remedy="evaluate on at least two",
         )

@@ -122,8 +122,12 @@ def test_evaluation_data_of_one_kind_is_measured_for_what_it_is(execute, write):
 
 def test_a_single_answer_to_evaluate_on_is_refused(execute, write):
     write(ROWS[:1], "held_out")
-    with pytest.raises(DataError, match="a single answer"):
+    with pytest.raises(DataError, match="a single answer") as caught:
         execute()
+    assert caught.value.where == "command line: eval_dataset"
+    with pytest.raises(DataError, match="a single answer") as caught:
+        execute(eval_dataset=None, val_size=1)
+    assert caught.value.where == "command line: val_size"
 
 
 @pytest.mark.parametrize(
