@@ -17,7 +17,11 @@ which the inputs are kept; the same, with the inputs in the host's memory."""
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a decoder. ``tensors`` are the shapes of its weights by name, each stored one once."""
+    """The sizes of a decoder. ``tensors`` are the shapes of its weights by name, each stored one once.
+
+    Where the files are quantised, shapes are those of the unpacked weights, and ``matrix_bytes`` is what each number of
+    :attr:`matrices` takes in the files.
+    """
 
     layers: int
     hidden: int
@@ -27,6 +31,7 @@ class ModelShape:
     head_size: int
     vocabulary: int
     tensors: Mapping[str, tuple[int, ...]] = field(repr=False)
+    matrix_bytes: float | None = None
 
     @cached_property
     def parameters(self) -> int:

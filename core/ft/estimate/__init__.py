@@ -6,7 +6,7 @@ A plan and the headers of the model's files say most of it; plugins correct the 
 from ft.estimate.composition import estimate_memory, estimate_or_note
 from ft.estimate.devices import Room, room
 from ft.estimate.report import describe, gigabytes, warning
-from ft.estimate.shape import UnknownShapeError, read_shape
+from ft.estimate.shape import UnknownShapeError, experts_of, read_shape, read_weights
 from ft.estimate.terms import Term, peak, terms
 
 __all__ = [
@@ -16,9 +16,11 @@ __all__ = [
     "describe",
     "estimate_memory",
     "estimate_or_note",
+    "experts_of",
     "gigabytes",
     "peak",
     "read_shape",
+    "read_weights",
     "room",
     "terms",
     "warning",

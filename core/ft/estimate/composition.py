@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ft.devices import on_gpu, processes
 from ft.estimate.shape import UnknownShapeError, read_shape
+from ft.estimate.terms import weights
 from ft.precision import dtype_name
 from ft_hookspecs import Estimate
 
@@ -91,7 +92,7 @@ def from_keys(plan: Plan, shape: ModelShape) -> Estimate:
         packed=not padded,
         accumulates=plan.get("gradient_accumulation_steps", 1) > 1,
         weight_bytes=stored,
-        matrix_bytes=bits / 8 + 4 / GROUP if bits else None,
+        matrix_bytes=bits / 8 + 4 / GROUP if bits else shape.matrix_bytes,
         compute_bytes=stored,
         stream_bytes=stored,
         trained_bytes=trained,
@@ -121,7 +122,8 @@ def _other_models(plan: Plan, plugins: PluginManager, estimate: Estimate) -> Ite
     for key in MODEL_KEYS:
         name = plan.get(key)
         if name and (key != "reward_model" or plan.get("reward_model_type") == "full"):
-            yield key, _shape(plan, plugins, None, key).parameters * estimate.weight_bytes
+            shape = _shape(plan, plugins, None, key)
+            yield key, weights(replace(estimate, shape=shape, matrix_bytes=shape.matrix_bytes))
 
 
 def _unknown(plan: Plan, estimate: Estimate) -> Iterator[str]:

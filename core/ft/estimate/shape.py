@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ft.estimate.gguf import read_header
+from ft.estimate.packed import Stored, unpacked
+from ft.quantization import quantised_files
 from ft_hookspecs import ModelShape
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ NAMES: Final = {
 }
 """What architectures call the same size."""
 
+UNREADABLE: Final = (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error)
+"""What a missing or broken file ends in."""
 SEVERAL_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 GGUF_NAMES: Final = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -36,6 +42,17 @@ class UnknownShapeError(ValueError):
     """The files do not say how large the model is; the text says why."""
 
 
+class Weights(NamedTuple):
+    """What headers say: ``config.json`` (of a GGUF file its settings), and the shape of each weight by name.
+
+    Where the files are quantised, shapes are unpacked, and ``sizes`` has the bytes of each weight.
+    """
+
+    config: Mapping[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+
+
 def read_shape(path: Path) -> ModelShape:
     """The sizes of a model in a folder of the Hugging Face layout, or in a GGUF file.
 
@@ -44,23 +61,49 @@ def read_shape(path: Path) -> ModelShape:
     """
     try:
         return _of_gguf(path) if path.suffix == ".gguf" else _of_folder(path)
-    except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+    except UNREADABLE as error:
         raise UnknownShapeError(f"{path.name} does not say it: {error}") from error
 
 
-def _of_folder(folder: Path) -> ModelShape:
+def read_weights(path: Path) -> Weights:
+    """What the headers of a model's files say, however it is laid out.
+
+    Raises:
+        UnknownShapeError: a file is missing or broken, or quantised in a way that is not known.
+    """
+    try:
+        return _gguf_weights(path) if path.suffix == ".gguf" else _folder_weights(path)
+    except UNREADABLE as error:
+        raise UnknownShapeError(f"{path.name} does not say it: {error}") from error
+
+
+def experts_of(config: Mapping[str, Any]) -> str:
+    """The key that makes a model a mixture of experts; empty for any other model."""
+    return next((name for name in SEVERAL_EXPERTS if (config.get(name) or 0) > 1), "")
+
+
+def _folder_weights(folder: Path) -> Weights:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config") or config
-    if experts := [name for name in SEVERAL_EXPERTS if (config.get(name) or 0) > 1]:
-        raise UnknownShapeError(f"what a mixture of experts ({experts[0]}) keeps depends on the text")
-    tensors: dict[str, tuple[int, ...]] = {}
+    tensors: dict[str, Stored] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        tensors |= dict(_safetensors_shapes(file))
+        tensors |= dict(_stored(file))
     if not tensors:
         raise UnknownShapeError("there are no safetensors")
+    quantised = quantised_files(folder)
+    tensors = unpacked(tensors, quantised) if quantised else tensors
+    sizes = {name: tensor.bytes for name, tensor in tensors.items()} if quantised else {}
+    return Weights(config.get("text_config") or config, {name: each.shape for name, each in tensors.items()}, sizes)
+
+
+def _of_folder(folder: Path) -> ModelShape:
+    config, tensors, sizes = _folder_weights(folder)
+    if experts := experts_of(config):
+        raise UnknownShapeError(f"what a mixture of experts ({experts}) keeps depends on the text")
     if config.get("tie_word_embeddings", True):
         tensors.pop("lm_head.weight", None)
-    return _from_config(config, tensors)
+    shape = _from_config(config, tensors)
+    stored = sum(sizes[f"{name}.weight"] for name in shape.matrices) if sizes else 0
+    return replace(shape, matrix_bytes=stored / sum(map(prod, shape.matrices.values()))) if stored else shape
 
 
 def _from_config(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]) -> ModelShape:
@@ -78,16 +121,24 @@ def _size(config: Mapping[str, Any], names: Sequence[str]) -> int:
     return found
 
 
-def _safetensors_shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes from the header: 8 bytes of its length, then JSON."""
+def _stored(file: Path) -> Iterator[tuple[str, Stored]]:
+    """The tensors of a file from its header: 8 bytes of its length, then JSON."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    return ((name, tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        yield name, Stored(tuple(entry["shape"]), end - begin, file, 8 + length + begin)
+
+
+def _gguf_weights(file: Path) -> Weights:
+    settings, shapes = read_header(file)
+    return Weights(settings, {_transformers_name(name): shape for name, shape in shapes.items()}, {})
 
 
 def _of_gguf(file: Path) -> ModelShape:
-    settings, shapes = read_header(file)
+    settings, tensors, _ = _gguf_weights(file)
     architecture = settings["general.architecture"]
     if f"{architecture}.expert_count" in settings:
         raise UnknownShapeError("what a mixture of experts keeps depends on the text")
@@ -96,7 +147,6 @@ def _of_gguf(file: Path) -> ModelShape:
         key = f"{architecture}.{name}"
         return int(settings[key] if default is None else settings.get(key, default))
 
-    tensors = {_transformers_name(name): shape for name, shape in shapes.items()}
     heads, hidden = size("attention.head_count"), size("embedding_length")
     return ModelShape(
         layers=size("block_count"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ft.devices import on_gpu
 from ft.errors import ConfigError
 from ft.options import ModelOptions
-from ft.quantization import quantised_files, quantization_of
+from ft.quantization import method_of, quantised_files, quantization_of
 from ft_hookspecs import Change, Problem, hookimpl
 from ft_plugins.models._headers import files_config
 from ft_plugins.quantizers import _common
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import Plan, Run
+    from ft_hookspecs import Estimate, Plan, Run
 
 ft_api_version = 1
 
@@ -103,15 +104,16 @@ def _needs(plan: Plan, name: str, method: Method) -> Iterator[Problem]:
         )
 
 
-def method_of(config: Mapping[str, Any]) -> str:
-    """The method as transformers names it; old bitsandbytes files say only how many bits."""
-    is_bnb = config.get("load_in_4bit") or config.get("load_in_8bit")
-    return str(config.get("quant_method") or ("bitsandbytes" if is_bnb else "unknown"))
-
-
 def _config(plan: Plan) -> Mapping[str, Any]:
     options = plan.of(ModelOptions)
     return files_config(options.model_name_or_path, options.model_revision)
+
+
+@hookimpl
+def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
+    """Weights stay as packed as the files have them, but for those that become floats while they are read."""
+    dequantises = METHODS.get(method_of(_config(plan)), Method()).dequantises
+    return replace(estimate, matrix_bytes=None) if dequantises else estimate
 
 
 @hookimpl
