@@ -16,7 +16,7 @@ from ft_hookspecs import Change, PluginOptions, Problem
 from ft_plugins import _saved_adapters
 from ft_plugins.adapters import _targets
 from ft_plugins.adapters._weights import bridge, cast_trainable, plain_config
-from ft_plugins.models._headers import shape_of
+from ft_plugins.models._headers import layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -81,9 +81,9 @@ def problems(method: Method, plan: Plan) -> Iterable[Problem]:
         )
     for name in filter(_saved_adapters.is_local, names):
         yield from _check_local(method, plan, name, goes_on=name == continued)
-    shape = shape_of(plan)
+    layout = layout_of(plan)
     for key in method.targets:
-        yield from _targets.problems(plan, shape, key, whole=key == "additional_target")
+        yield from _targets.problems(plan, layout, key, whole=key == "additional_target")
 
 
 def _check_local(method: Method, plan: Plan, name: str, *, goes_on: bool) -> Iterable[Problem]:

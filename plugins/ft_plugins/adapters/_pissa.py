@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ft.devices import sharding_problems
-from ft.errors import ConfigError
+from ft.errors import ConfigError, refusals
 from ft.quantization import quantizer
 from ft_hookspecs import Problem
 from ft_plugins._saved_adapters import RESIDUAL, split
 from ft_plugins.adapters._weights import plain_config
+from ft_plugins.models._headers import linear_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from peft import LoraConfig, PeftModel
@@ -40,6 +41,9 @@ def problems(plan: Plan) -> Iterable[Problem]:
             "model_name_or_path, with its adapter as adapter_name_or_path and without pissa_init",
             keys=("pissa_init", "quantization_bit", "quantization_method"),
         )
+    elif not split(plan)[1]:
+        layers = linear_layers(plan, plan.get("lora_target"))
+        yield from refusals(lambda: check_rank(plan, plan.get("lora_rank"), layers), "lora_rank", "pissa_init")
     if split(plan)[1]:
         yield Problem(
             "pissa_init is how a new adapter begins, and adapter_name_or_path goes on with one",
@@ -73,20 +77,31 @@ def create(run: Run, model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 def _check_targets(plan: Plan, model: PreTrainedModel, config: LoraConfig) -> None:
     from torch import nn
 
-    ends = tuple(config.target_modules or ())
+    ends, shapes = tuple(config.target_modules or ()), {}
     for name, module in model.named_modules():
         if not any(name == end or name.endswith(f".{end}") for end in ends):
             continue
         where, remedy = str(plan.sources.get("pissa_init", "")), "take pissa_init out, or name other modules"
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Embedding) or weight is None or not weight.is_floating_point():
-            raise ConfigError(f"pissa_init: {name} is no linear layer of plain numbers", where=where, remedy=remedy)
-        if config.r > min(weight.shape):
-            raise ConfigError(
-                f"pissa_init: lora_rank is {config.r}, but {name} has rank {min(weight.shape)} at most",
-                where=str(plan.sources.get("lora_rank", "")) or where,
-                remedy=f"write at most {min(weight.shape)}",
-            )
+            raise ConfigError(f"pissa_init: {name} is not a linear layer of plain numbers", where=where, remedy=remedy)
+        shapes[name] = weight.shape
+    check_rank(plan, config.r, shapes)
+
+
+def check_rank(plan: Plan, rank: int, layers: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a rank that a matrix cannot have.
+
+    Raises:
+        ConfigError: naming the first such layer, and the largest rank that all can have.
+    """
+    ranks = {name: min(shape) for name, shape in layers.items()}
+    if narrow := next((name for name, most in ranks.items() if rank > most), ""):
+        raise ConfigError(
+            f"pissa_init: lora_rank is {rank}, but {narrow} has rank {ranks[narrow]} at most",
+            where=str(plan.sources.get("lora_rank", "")) or str(plan.sources.get("pissa_init", "")),
+            remedy=f"write at most {min(ranks.values())}",
+        )
 
 
 def settled(run: Run, change: Change) -> Change:

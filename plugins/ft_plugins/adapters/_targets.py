@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 from ft.errors import ConfigError, nearest, refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
 
-    from ft_hookspecs import ModelShape, Plan, Problem
+    from ft_hookspecs import Plan, Problem
+    from ft_plugins.models._layout import Layout
 
 ALL: Final = "all"
 HEAD: Final = "lm_head"
-"""A module of every decoder, though its weight may be that of the embeddings, and then is in no file."""
 SHOWN: Final = 8
 """Module names in an error message."""
 
@@ -50,23 +50,6 @@ def matrices(model: nn.Module) -> list[str]:
     return [name for name, module in found if isinstance(module, kinds) or "Linear" in type(module).__name__]
 
 
-def modules_in(shape: ModelShape) -> list[str]:
-    """:func:`modules`, as a model's files have them."""
-    names = [HEAD, *(name.rpartition(".")[0] for name in shape.tensors)]
-    return list(dict.fromkeys(part for name in names for part in _path(name)))
-
-
-def matrices_in(shape: ModelShape) -> list[str]:
-    """:func:`matrices`, as a model's files have them."""
-    return [HEAD, *(name.rpartition(".")[0] for name, size in shape.tensors.items() if len(size) > 1)]
-
-
-def _path(name: str) -> Iterator[str]:
-    """``model.layers``: ``model``, ``model.layers``."""
-    parts = name.split(".")
-    return (".".join(parts[: end + 1]) for end in range(len(parts)))
-
-
 def match(
     names: Sequence[str], known: Collection[str], key: str, where: str = "", *, every: Collection[str] | None = None
 ) -> list[str]:
@@ -94,14 +77,14 @@ def match(
     return list(found)
 
 
-def problems(plan: Plan, shape: ModelShape | None, key: str, *, whole: bool = False) -> list[Problem]:
+def problems(plan: Plan, layout: Layout | None, key: str, *, whole: bool = False) -> list[Problem]:
     """Names of ``key`` that mean no module, as far as the model's files are here.
 
     Any module can be meant by what trains as a ``whole``, else only those that LoRA has a layer for.
     """
-    if shape is None:
+    if layout is None:
         return []
-    known = modules_in(shape) if whole else matrices_in(shape)
+    known = layout.modules if whole else layout.matrices
     return refusals(lambda: match(plan.get(key) or (), known, key, every=None if whole else known), key)
 
 

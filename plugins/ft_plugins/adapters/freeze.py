@@ -16,7 +16,7 @@ from ft.vocabulary import new_embeddings
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _estimate, _targets
 from ft_plugins.adapters._weights import cast_trainable, run_in, save_whole, whole_weights_problems
-from ft_plugins.models._headers import shape_of
+from ft_plugins.models._headers import layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,12 +78,12 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
 
 def _check_files(plan: Plan) -> Iterable[Problem]:
     """Layers and modules that the model does not have, as far as its files are here."""
-    if (shape := shape_of(plan)) is None:
+    if (layout := layout_of(plan)) is None:
         return
-    known, holder = _targets.modules_in(shape), "model.layers"
-    too_many = refusals(lambda: chosen_layers(plan, shape.layers), "freeze_trainable_layers")
+    known, (holder, count) = layout.modules, layout.layers
+    too_many = refusals(lambda: chosen_layers(plan, count), "freeze_trainable_layers")
     yield from too_many or refusals(
-        lambda: [parts(plan, known, f"{holder}.{number}") for number in chosen_layers(plan, shape.layers)],
+        lambda: [parts(plan, known, f"{holder}.{number}") for number in chosen_layers(plan, count)],
         "freeze_trainable_modules",
     )
     yield from refusals(lambda: extra_modules(plan, known, holder), "freeze_extra_modules")

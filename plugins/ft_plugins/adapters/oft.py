@@ -10,7 +10,7 @@ from pydantic import Field
 from ft.errors import ConfigError, refusals
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
 from ft_plugins.adapters import _estimate, _peft, _targets
-from ft_plugins.models._headers import inputs_of
+from ft_plugins.models._headers import layout_of, linear_layers, new_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +49,8 @@ class OftOptions(_peft.PeftOptions):
         return ("oft_rank", self.oft_rank) if self.oft_rank else ("oft_block_size", self.oft_block_size)
 
 
+ENDS: Final = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+"""What the modules that have a row for each token are called."""
 METHOD: Final = _peft.Method(
     "OFT",
     ".oft_",
@@ -81,10 +83,21 @@ def ft_check(plan: Plan) -> Iterable[Problem]:
         )
     yield from _peft.problems(METHOD, plan)
     if any(options.blocks.values()):
-        every = inputs_of(plan)
-        names = every if _targets.ALL in options.oft_target else _targets.meant(every, options.oft_target)
-        asked = {name: every[name] for name in names}
-        yield from refusals(lambda: check_blocks(plan, asked), options.size[0])
+        layers = linear_layers(plan, options.oft_target)
+        widths = {name: inputs for name, (_, inputs) in layers.items()}
+        yield from refusals(lambda: check_blocks(plan, widths), options.size[0])
+    yield from _tied(plan, [*options.oft_target, *(options.additional_target or ())])
+
+
+def _tied(plan: Plan, names: Iterable[str]) -> list[Problem]:
+    """One of the ends of a model whose ends are one weight, or new tokens, which train both."""
+    layout = layout_of(plan)
+    ends = {name.rpartition(".")[2] for name in names} & {*ENDS}
+    if layout is None or not layout.tied or not (ends or new_tokens(plan)):
+        return []
+    error = shared_ends()
+    keys = ("additional_target", "oft_target") if ends else ("add_tokens", "add_special_tokens")
+    return [Problem(error.what, error.why, error.remedy, keys)]
 
 
 @hookimpl
@@ -119,12 +132,7 @@ def _create(
 
     options = run.plan.of(OftOptions)
     if ensure_weight_tying:
-        raise ConfigError(
-            "oft cannot train embeddings that share their weights with the head",
-            where=str(run.plan.sources.get("additional_target", "")),
-            why="peft keeps them one weight for LoRA only",
-            remedy="set finetuning_type: lora, or leave additional_target and new tokens out",
-        )
+        raise shared_ends(str(run.plan.sources.get("additional_target", "")))
     check_targets(run.plan, model, target_modules)
     config = OFTConfig(
         task_type="CAUSAL_LM",
@@ -134,6 +142,16 @@ def _create(
         **modules,
     )
     return get_peft_model(model, config)
+
+
+def shared_ends(where: str = "") -> ConfigError:
+    """The error for embeddings that are the head's matrix, and would train."""
+    return ConfigError(
+        "oft cannot train embeddings that share their weights with the head",
+        where=where,
+        why="peft keeps them one weight for LoRA only",
+        remedy="set finetuning_type: lora, or leave additional_target and new tokens out",
+    )
 
 
 def check_targets(plan: Plan, model: PreTrainedModel, ends: Iterable[str]) -> None:

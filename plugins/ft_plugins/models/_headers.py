@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft.estimate import UnknownShapeError, read_shape
+from ft.errors import ConfigError
+from ft.estimate import UnknownShapeError, read_weights
 from ft.options import ModelOptions
 from ft.quantization import quantised_files
+from ft_plugins.models._layout import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from ft_hookspecs import ModelShape, Plan
+    from ft_hookspecs import Plan
+    from ft_plugins.models._layout import Layout
 
 
 def is_quantised(name: str, revision: str | None = None) -> bool:
@@ -26,25 +30,44 @@ def files_config(name: str, revision: str | None = None) -> Mapping[str, Any]:
     return quantised_files(_folder(name, revision))
 
 
-def shape_of(plan: Plan) -> ModelShape | None:
-    """The weights of the model that trains, by name; ``None`` when they are not here.
-
-    Also when they are not laid out as in a decoder of transformers: it gives some parts of other files other names.
-    """
-    options = plan.of(ModelOptions)
+def layout_of(plan: Plan) -> Layout | None:
+    """The modules of the model that trains; ``None`` when its files are not here, or do not tell."""
     try:
-        shape = read_shape(_folder(options.model_name_or_path, options.model_revision))
-    except UnknownShapeError:
+        weights = read_weights(files_of(plan))
+    except (UnknownShapeError, ConfigError):
         return None
-    return shape if any(name.startswith("model.layers.0.self_attn.") for name in shape.tensors) else None
+    return layout(weights.config, weights.shapes)
 
 
-def inputs_of(plan: Plan) -> dict[str, int]:
-    """The inputs of each linear map inside the layers, by name; none when they are not known, or packed."""
+def files_of(plan: Plan) -> Path:
+    """The folder or GGUF file of the model that trains, which need not be there.
+
+    Raises:
+        ConfigError: the name could mean several files.
+    """
+    from ft_plugins.models import gguf, pypi
+
     options = plan.of(ModelOptions)
-    packed = is_quantised(options.model_name_or_path, options.model_revision)
-    shape = None if packed else shape_of(plan)
-    return {name: inputs for name, (_, inputs) in shape.matrices.items()} if shape else {}
+    name = options.model_name_or_path
+    return pypi.ft_locate_model(plan, name) or gguf.ft_locate_model(name) or _folder(name, options.model_revision)
+
+
+def linear_layers(plan: Plan, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The linear layers that ``names`` mean, ``all`` or ends of theirs, with outputs and inputs; as far as known."""
+    found = layout_of(plan)
+    every = found.linear if found else {}
+    dotted = tuple(f".{name}" for name in names)
+    return every if "all" in names else {name: each for name, each in every.items() if f".{name}".endswith(dotted)}
+
+
+def new_tokens(plan: Plan) -> list[str]:
+    """Those of ``add_tokens`` and ``add_special_tokens`` that the tokenizer lacks; none where that is not known."""
+    named = [*(plan.get("add_tokens") or ()), *(plan.get("add_special_tokens") or ())]
+    try:
+        text = (files_of(plan) / "tokenizer.json").read_text(encoding="utf-8") if named else ""
+    except (OSError, ConfigError):
+        return []
+    return [name for name in named if json.dumps(name, ensure_ascii=False) not in text]
 
 
 def _folder(name: str, revision: str | None) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Field
 from ft.errors import ConfigError, refusals
 from ft.quantization import stored_bytes
 from ft_hookspecs import Change, PluginOptions, Problem, hookimpl
-from ft_plugins.models._headers import inputs_of
+from ft_plugins.models._headers import linear_layers
 from ft_plugins.quantizers import _common
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ def ft_options() -> type[PluginOptions]:
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "hqq", tuple(STORED))
     yield from _common.whole_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+    layers = linear_layers(plan, ["all"]) if _common.bits_of(plan) else {}
     yield from refusals(
-        lambda: _check_rows(plan, inputs_of(plan) if _common.bits_of(plan) else {}),
+        lambda: _check_rows(plan, {name: inputs for name, (_, inputs) in layers.items()}),
         "hqq_group_size",
         "quantization_method",
     )

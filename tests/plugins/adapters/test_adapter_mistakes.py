@@ -47,11 +47,11 @@ PLANNING = {
     ),
     "unknown module of oft": ("finetuning_type: oft\noft_target: [q_porj]", "q_porj", "mean q_proj?"),
     "blocks that do not divide": ("finetuning_type: oft\noft_block_size: 48", "does not divide the", "be 64, 32, 16"),
+    "rank of PiSSA": ("pissa_init: true\nlora_rank: 33", "k_proj has rank 32 at most", "at most 32"),
     "a norm": ("finetuning_type: oft\noft_target: [norm]", "'norm'", "oft_target: all"),
 }
 SURGERY = {
     "embeddings of PiSSA": ("pissa_init: true\nlora_target: [embed_tokens]", "not a linear layer", "take pissa_init"),
-    "rank of PiSSA": ("pissa_init: true\nlora_rank: 33", "32 at most", "at most 32"),
 }
 
 
@@ -122,7 +122,21 @@ def test_what_peft_cannot_turn(refusal, tmp_path):
     assert "set finetuning_type: lora" in error
 
 
-def test_oft_cannot_keep_tied_embeddings_one(refusal, tmp_path):
+@pytest.mark.parametrize("key", ["add_tokens: [<a>]", "additional_target: [embed_tokens]", "oft_target: lm_head"])
+def test_oft_cannot_keep_tied_embeddings_one(key, config, tmp_path):
     folder = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
-    error = str(refusal("finetuning_type: oft\nadd_tokens: [<a>]", folder))
+    with pytest.raises(FtError, match="share their weights with the head") as caught:
+        make_plan(config(f"finetuning_type: oft\n{key}", folder))
+    assert "run.yaml:5" in str(caught.value)
+
+
+def test_a_token_that_is_there_lets_nothing_train(config, tmp_path):
+    folder = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
+    make_plan(config("finetuning_type: oft\nadd_tokens: [a]", folder))
+
+
+def test_oft_finds_out_with_the_model_what_the_files_do_not_tell(refusal, tmp_path):
+    folder = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
+    (tmp_path / "tokens.yaml").write_text("<a>: a plan begins\n")
+    error = str(refusal(f"finetuning_type: oft\nnew_special_tokens_config: {tmp_path / 'tokens.yaml'}", folder))
     assert "share their weights with the head" in error
