@@ -61,10 +61,19 @@ class _Reader:
         item, count = self.number("<I"), self.number("<Q")
         if item in NUMBERS:
             self.place += count * struct.calcsize(NUMBERS[item])
+        elif item == TEXT:
+            self.pass_over(count)
         else:
             for _ in range(count):
                 self.value(item)
         return None
+
+    def pass_over(self, count: int) -> None:
+        """Leave out so many texts: a tokenizer has a hundred thousand."""
+        content, place, size = self.content, self.place, struct.Struct("<Q")
+        for _ in range(count):
+            place += size.size + size.unpack_from(content, place)[0]
+        self.place = place
 
     def tensor(self) -> tuple[str, tuple[int, ...]]:
         name, dimensions = self.text(), self.number("<I")
