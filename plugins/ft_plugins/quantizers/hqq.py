@@ -46,7 +46,7 @@ def ft_options() -> type[PluginOptions]:
 @hookimpl
 def ft_check(plan: Plan) -> Iterator[Problem]:
     yield from _common.problems(plan, "hqq", tuple(STORED))
-    yield from _common.whole_problems(plan, "hqq", "HQQ's scales are no parameters, so nobody would shard them")
+    yield from _common.whole_problems(plan, "hqq", "HQQ's scales are not parameters, so they would not be sharded")
     layers = linear_layers(plan, ["all"]) if _common.bits_of(plan) else {}
     yield from refusals(
         lambda: _check_rows(plan, {name: inputs for name, (_, inputs) in layers.items()}),
