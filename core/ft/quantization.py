@@ -43,7 +43,7 @@ def quantised_files(folder: Path | str) -> Mapping[str, Any]:
 
 
 def method_of(config: Mapping[str, Any]) -> str:
-    """The method of a ``quantization_config`` as transformers names it; old bitsandbytes files say only how many bits."""
+    """The method of a ``quantization_config`` as transformers names it; old files of bitsandbytes say only the bits."""
     is_bnb = config.get("load_in_4bit") or config.get("load_in_8bit")
     return str(config.get("quant_method") or ("bitsandbytes" if is_bnb else "unknown"))
 
