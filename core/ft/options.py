@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ft_hookspecs import PluginOptions
+from ft_hookspecs import Note, PluginOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Self
+
+    from ft_hookspecs import Plan
 
 SECRET: dict[str, Any] = {"secret": True}
 """``json_schema_extra`` of a field whose value must never be shown or written."""
@@ -227,6 +229,19 @@ class GenerationOptions(PluginOptions):
     )
     length_penalty: float = Field(default=1.0, description="Exponent of the length when beams are scored.")
     skip_special_tokens: bool = Field(default=True, description="Leave special tokens out of decoded answers.")
+
+
+def idle_generation_keys(plan: Plan, *, generates: bool = True) -> Iterator[Note]:
+    """A note on each generation key that was set and does nothing, with the reason."""
+    options = plan.of(GenerationOptions)
+    idle = {} if options.do_sample else dict.fromkeys(("temperature", "top_p", "top_k"), "do_sample is false")
+    if options.num_beams == 1:
+        idle["length_penalty"] = "num_beams is 1"
+    if options.max_new_tokens is not None:
+        idle["max_length"] = "max_new_tokens is given"
+    if not generates:
+        idle = dict.fromkeys(GenerationOptions.model_fields, "nothing is generated")
+    return (Note(f"{key} has no effect: {why}", (key,)) for key, why in idle.items() if plan.is_set(key))
 
 
 class RunOptions(PluginOptions):

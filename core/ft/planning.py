@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ft.choosing import Chooser, choose
 from ft.combinations import combination_problems
 from ft.config import Resolved, answered_keys, gather, json_schema, key_owner, resolve, trainer_options
+from ft.data.checks import data_notes
 from ft.errors import ConfigError, DataError, EnvironmentProblem, FtError, PluginError, Problems
 from ft.launched import by_launcher, launched, launcher_problems
 from ft.options import DataOptions, GenerationOptions, ModelOptions, RunOptions
@@ -21,7 +22,7 @@ from ft.precision import precision_problems
 from ft.record import check_output_dir
 from ft.resuming import check_resumed
 from ft.vocabulary import VocabularyOptions
-from ft_hookspecs import Plan, PluginOptions, Problem
+from ft_hookspecs import Note, Plan, PluginOptions, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,8 +60,8 @@ def make_plan(
     """
     composition = compose(config_path, arguments, plugins, excluded, environ or {})
     plan = launched(freeze(composition.resolve(), composition.manager, config_path))
-    check(plan, composition.manager)
-    return plan, composition.manager
+    notes = check(plan, composition.manager)
+    return replace(plan, notes=(*plan.notes, *(said(note, plan) for note in notes))), composition.manager
 
 
 def schema(
@@ -169,8 +170,8 @@ def freeze(resolved: Resolved, manager: PluginManager, config_path: Path | None)
     )
 
 
-def check(plan: Plan, manager: PluginManager) -> None:
-    """The core's checks and every plugin's ``ft_check``; all problems in one report.
+def check(plan: Plan, manager: PluginManager) -> list[Note]:
+    """The core's checks and every plugin's ``ft_check``: their notes, or all problems in one report.
 
     Raises:
         Problems: what cannot be combined, with place, reason and remedy.
@@ -181,12 +182,19 @@ def check(plan: Plan, manager: PluginManager) -> None:
         check_resumed(plan)
     except FtError as error:
         problems.append(error)
-    found: list[Problem] = [*precision_problems(plan), *combination_problems(plan, manager)]
+    found: list[Problem | Note] = [*precision_problems(plan), *combination_problems(plan, manager), *data_notes(plan)]
     for _, several in manager.each("ft_check", plan=plan):
         found.extend(several)
-    problems.extend(as_error(problem, plan) for problem in found)
+    problems.extend(as_error(each, plan) for each in found if isinstance(each, Problem))
     if problems:
         raise Problems(problems)
+    return [each for each in found if isinstance(each, Note)]
+
+
+def said(note: Note, plan: Plan) -> str:
+    """The note behind the place of the first of its keys that was set."""
+    place = next((f"{plan.sources[key]}: " for key in note.keys if plan.is_set(key)), "")
+    return f"{place}{note.what}"
 
 
 def as_error(problem: Problem, plan: Plan) -> FtError:

@@ -10,7 +10,7 @@ from ft_hookspecs.data import DatasetSource, Example, FormatReader, Message, Rol
 from ft_hookspecs.markers import API_VERSION, PROJECT_NAME, hookimpl, hookspec
 from ft_hookspecs.memory import Checkpointing, Estimate, ModelShape
 from ft_hookspecs.options import PluginOptions
-from ft_hookspecs.plan import KINDS, Plan, PluginInfo, Problem, Selection, Source
+from ft_hookspecs.plan import KINDS, Note, Plan, PluginInfo, Problem, Selection, Source
 from ft_hookspecs.run import Change, DataCounts, ModelFiles, OtherModel, Run, Stash, StashKey
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Message",
     "ModelFiles",
     "ModelShape",
+    "Note",
     "OtherModel",
     "Plan",
     "PluginInfo",

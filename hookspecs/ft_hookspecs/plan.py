@@ -94,6 +94,17 @@ class Problem:
     exit_code: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to know of a plan that can be carried out as it is: a key that does nothing in this run, say.
+
+    ``what`` is a line; ``keys`` the keys that it is about, from which the plan derives file and line.
+    """
+
+    what: str
+    keys: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Plan:
     """The frozen composition of a run: every option with its source, and the selected plugins in order.

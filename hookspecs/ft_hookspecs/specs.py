@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ft_hookspecs.data import DatasetSource, Example, FormatReader, Row, Template
     from ft_hookspecs.memory import Estimate
     from ft_hookspecs.options import PluginOptions
-    from ft_hookspecs.plan import Plan, Problem
+    from ft_hookspecs.plan import Note, Plan, Problem
     from ft_hookspecs.run import Change, DataCounts, ModelFiles, Run
 
 # ---- configure and check: nothing heavy may be imported here ------------------------------------------------------
@@ -35,8 +35,8 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookspec
-def ft_check(plan: Plan) -> Iterable[Problem]:
-    """What cannot be in this plan, and why. Called before anything is loaded; must not import torch."""
+def ft_check(plan: Plan) -> Iterable[Problem | Note]:
+    """What cannot be in this plan, and why; and what to know of it. Nothing is loaded yet; must not import torch."""
     raise NotImplementedError
 
 

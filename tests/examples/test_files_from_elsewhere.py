@@ -168,11 +168,6 @@ def folder(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
-def without_workers(text: str) -> str:
-    """Answers are drawn by the model that trains: nothing can be prepared for it."""
-    return text.replace("dataloader_num_workers: 4\n", "") if "stage: ppo" in text else text
-
-
 def plan(folder: Path, text: str) -> dict[str, Any]:
     (folder / "train.yaml").write_text(text)
     result = CliRunner().invoke(app, ["plan", "train.yaml", "--json", "--all"])
@@ -190,7 +185,7 @@ def refusal(folder: Path, text: str, code: int) -> str:
 
 @pytest.mark.parametrize(("lines", "plugins"), METHODS.values(), ids=METHODS)
 def test_a_file_of_llama_factory_plans_as_it_is(folder: Path, lines: str, plugins: list[str]) -> None:
-    shown = plan(folder, without_workers(COMMON + lines))
+    shown = plan(folder, COMMON + lines)
     assert set(plugins) <= {f"{each['kind']}:{each['name']}" for each in shown["plugins"]}
 
 
@@ -203,13 +198,6 @@ REFUSED = {
     "a key of another method": (FULL + "lora_rank: 16\n", "", "", 2, "set finetuning_type: lora, or take"),
     "a key of another stage": (LORA + "pref_loss: ipo\n", "", "", 2, "set stage: dpo, or take"),
     "several at once": (LORA + "use_kt: true\nfp8: true\n", "", "", 2, "2 problems"),
-    "workers with nothing to do": (
-        LORA + "streaming: true\nmax_steps: 9\n",
-        "",
-        "",
-        2,
-        "a stream is read by the processes that train",
-    ),
     "a data set of another hub": (LORA.replace("facts", "near"), "", "", 4, "unknown data set 'near'"),
 }
 

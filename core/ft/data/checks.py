@@ -9,7 +9,7 @@ from ft.data.reading import split_name
 from ft.data.sources import dataset_sources
 from ft.errors import FtError
 from ft.options import DataOptions
-from ft_hookspecs import Problem
+from ft_hookspecs import Note, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,13 @@ def data_problems(plan: Plan) -> Iterator[Problem]:
         )
 
 
+def data_notes(plan: Plan) -> Iterator[Note]:
+    """Keys that do nothing while streaming, and whose absence would change nothing."""
+    for key in ("preprocessing_num_workers", "dataloader_num_workers") if plan.get("streaming") else ():
+        if plan.get(key):
+            yield Note(f"{key} has no effect: a stream is read and tokenised by the processes that train", (key,))
+
+
 def _asks(options: DataOptions, key: str) -> bool:
     """Whether a key says something else than its default, which a file may write out."""
     return bool(getattr(options, key) != DataOptions.model_fields[key].default)
@@ -74,8 +81,6 @@ def _streaming(plan: Plan, options: DataOptions) -> Iterator[Problem]:
     refused = {
         "tokenized_path": "nothing is written while streaming",
         "overwrite_cache": "nothing is written while streaming",
-        "preprocessing_num_workers": "a stream is tokenised by the processes that train",
-        "dataloader_num_workers": "a stream is read by the processes that train",
     }
     for key, why in refused.items():
         if plan.get(key):

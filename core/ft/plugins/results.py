@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ft.errors import PluginError
-from ft_hookspecs import Change, Estimate, ModelFiles, PluginInfo, PluginOptions, Problem
+from ft_hookspecs import Change, Estimate, ModelFiles, Note, PluginInfo, PluginOptions, Problem
 
 Test = Callable[[Any], bool]
 
@@ -64,7 +64,7 @@ _NOTHING: Final = Expected("None", lambda _: True, optional=True)
 
 EXPECTED: Final[Mapping[str, Expected]] = {
     "ft_options": Expected("a subclass of PluginOptions", _is_option_model),
-    "ft_check": Expected("an iterable of Problem", _several(_a(Problem))),
+    "ft_check": Expected("an iterable of Problem and Note", _several(_a(Problem, Note))),
     "ft_locate_model": Expected("a path", _a(Path), optional=True),
     "ft_estimate": Expected("an Estimate", _a(Estimate)),
     "ft_resolve_model": Expected("a ModelFiles", _a(ModelFiles), optional=True),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ft.training.capability import base_dtype, obstacles, unwrap
     from ft.training.checkpoints import checkpoint_to_resume, latest_checkpoint
     from ft.training.engine import Engine, evaluating
-    from ft.training.generation import generate, generation_settings, idle_generation_keys, sample
+    from ft.training.generation import generate, generation_settings, sample
     from ft.training.measures import evaluate_loss, evaluate_measures
     from ft.training.optimization import parameter_groups
     from ft.training.packing import PackedBatch, pack, pad, per_sequence
@@ -44,7 +44,6 @@ _HOMES: Final = {
     "evaluating": "engine",
     "generate": "generation",
     "generation_settings": "generation",
-    "idle_generation_keys": "generation",
     "latest_checkpoint": "checkpoints",
     "load_value_head": "values",
     "obstacles": "capability",
@@ -78,7 +77,6 @@ __all__ = [
     "evaluating",
     "generate",
     "generation_settings",
-    "idle_generation_keys",
     "latest_checkpoint",
     "load_value_head",
     "obstacles",

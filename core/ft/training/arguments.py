@@ -29,6 +29,9 @@ COMPILING: Final = frozenset({"torch_compile", "torch_compile_backend", "torch_c
 CHECKPOINTING: Final = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs"})
 """Fields of the accelerator that checkpoints, if it is there: layers are settled before the trainer is built."""
 
+WORKERS: Final = frozenset({"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"})
+"""Fields of processes that make batches."""
+
 FIXED: Final[Mapping[str, Any]] = {
     "report_to": [],  # loggers are plugins
     "disable_tqdm": True,  # as is the progress bar
@@ -60,6 +63,8 @@ def training_arguments(
     values |= {"output_dir": str(run.output_dir), "dataloader_pin_memory": _pins_memory(plan), **FIXED}
     if plan.get("save_strategy") == "best":
         values.setdefault("metric_for_best_model", "loss")  # as where load_best_model_at_end chooses
+    if plan.get("streaming"):  # each worker would read the whole stream
+        values = {key: value for key, value in values.items() if key not in WORKERS}
     if plan.get("disable_shuffling"):
         values["train_sampling_strategy"] = "sequential"
     # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.

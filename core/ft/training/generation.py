@@ -49,19 +49,6 @@ def generation_settings(plan: Plan) -> dict[str, Any]:
     return settings
 
 
-def idle_generation_keys(plan: Plan, *, generates: bool = True) -> list[str]:
-    """A line for each generation key that the user set and that does nothing, with the reason."""
-    options = plan.of(GenerationOptions)
-    idle = {} if options.do_sample else dict.fromkeys(("temperature", "top_p", "top_k"), "do_sample is false")
-    if options.num_beams == 1:
-        idle["length_penalty"] = "num_beams is 1"
-    if options.max_new_tokens is not None:
-        idle["max_length"] = "max_new_tokens is given"
-    if not generates:
-        idle = dict.fromkeys(GenerationOptions.model_fields, "nothing is generated")
-    return [f"{key} has no effect: {why}" for key, why in idle.items() if plan.is_set(key)]
-
-
 def sample(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,

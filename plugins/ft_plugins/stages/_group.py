@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from ft.devices import processes
+from ft.options import idle_generation_keys
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _memory
 from ft_plugins.stages._preference import start_problems
@@ -21,7 +22,7 @@ from ft_plugins.stages._rollouts import choice_problems, room_problems, unheeded
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ft_hookspecs import Estimate, Plan
+    from ft_hookspecs import Estimate, Note, Plan
 
 REQUIRES: Final = {"trl": "pip install 'ft-framework[trl]'"}
 
@@ -61,13 +62,14 @@ UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     """What cannot be: a batch without whole groups, keys that would do nothing, a reward that nobody gives."""
     options, stage = plan.of(GroupOptions), plan.get("stage")
     yield from reward_problems(plan)
     yield from room_problems(plan)
     yield from choice_problems(plan, "the loss compares answers with each other: it is about 0 whatever they are worth")
     yield from unheeded_problems(plan, UNHEEDED)
+    yield from idle_generation_keys(plan)
     if options.beta:
         yield from start_problems(plan, stage)
     accumulated = int(plan.get("gradient_accumulation_steps") or 1)

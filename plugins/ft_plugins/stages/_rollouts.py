@@ -45,14 +45,6 @@ def choice_problems(plan: Plan, why: str) -> Iterator[Problem]:
         )
 
 
-def tell_idle_keys(run: Run, *, generates: bool) -> None:
-    """Say which generation keys were set and do nothing in this run."""
-    from ft.training import idle_generation_keys
-
-    for line in idle_generation_keys(run.plan, generates=generates):
-        run.decide(line)
-
-
 def answer_settings(run: Run) -> dict[str, Any]:
     """Generation settings with answers as long as prompts were prepared for, unless ``max_length`` limits both."""
     from ft.training import generation_settings

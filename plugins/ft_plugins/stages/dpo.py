@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
+from ft.options import idle_generation_keys
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, start_problems
-from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import Estimate, Plan, Run
+    from ft_hookspecs import Estimate, Note, Plan, Run
 
 ft_api_version = 1
 ft_check_examples = _hooks.check_pairs
@@ -71,7 +71,7 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     """Keys that the loss does not heed: a run that ignores them must not look like one that heeds them."""
     options = plan.of(DpoOptions)
     for key, losses in USED_BY.items():
@@ -87,6 +87,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         yield from reference_problems(plan)
         if plan.get("streaming"):  # else the reference is asked before anything is sharded
             yield from start_problems(plan, "dpo on a stream")
+    yield from idle_generation_keys(plan, generates=False)
 
 
 @hookimpl(trylast=True)
@@ -98,5 +99,4 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.dpo import build_trainer
 
-    tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ft.errors import DataError
+from ft.options import idle_generation_keys
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._preference import PreferenceOptions, reference_problems, start_problems
-from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Estimate, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Estimate, Example, Note, Plan, Run
 
 ft_api_version = 1
 ft_evaluate = _hooks.evaluate
@@ -41,7 +41,7 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     if plan.get("streaming"):
         yield Problem(
             "kto cannot learn from a stream",
@@ -51,6 +51,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
         )
     yield from reference_problems(plan)
     yield from start_problems(plan, "kto")
+    yield from idle_generation_keys(plan, generates=False)
 
 
 @hookimpl(trylast=True)
@@ -103,5 +104,4 @@ def _check_kinds(run: Run, kinds: list[bool]) -> None:
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.kto import build_trainer
 
-    tell_idle_keys(run, generates=False)
     return build_trainer(run, callbacks)

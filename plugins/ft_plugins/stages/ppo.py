@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from ft.options import ReferenceOptions
-from ft_hookspecs import PluginOptions, Problem, hookimpl
+from ft.options import ReferenceOptions, idle_generation_keys
+from ft_hookspecs import Note, PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._rewards import RewardOptions, reward_for, reward_problems
 from ft_plugins.stages._rollouts import (
@@ -16,7 +16,6 @@ from ft_plugins.stages._rollouts import (
     greedy,
     rollout_settings,
     room_problems,
-    tell_idle_keys,
     unheeded_problems,
 )
 
@@ -40,7 +39,6 @@ UNHEEDED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "skip_special_tokens": ((True,), "rewards are given for answers without special tokens"),
     "train_sampling_strategy": ((None, "random", "sequential"), "an answer has no length before it is written"),
     "auto_find_batch_size": ((False, None), "the answers of a rollout are counted in batches"),
-    "dataloader_num_workers": ((0, None), "answers are written by the model that trains, in its own process"),
     "fsdp": ((None, False, "", []), "answers are written by the whole model, on each process at its own pace"),
     "streaming": ((False, None), "prompts are shuffled and taken up again by their number"),
 }
@@ -70,10 +68,14 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     yield from reward_problems(plan)
     yield from room_problems(plan)
     yield from unheeded_problems(plan, UNHEEDED)
+    yield from idle_generation_keys(plan)
+    if plan.get("dataloader_num_workers"):
+        key = "dataloader_num_workers"
+        yield Note(f"{key} has no effect: answers are written by the model that trains, in its own process", (key,))
     yield from choice_problems(plan, "an evaluation of ppo measures the reward of answers, and no loss")
 
 
@@ -89,7 +91,6 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.ppo import PpoTrainer
 
     assert run.template is not None
-    tell_idle_keys(run, generates=True)
     reward, head, settings = reward_for(run), begin_value_head(run), answer_settings(run)
     return PpoTrainer.for_run(
         run,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ft.options import PackingOptions
+from ft.options import PackingOptions, idle_generation_keys
 from ft_hookspecs import PluginOptions, Problem, hookimpl
-from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Example, Note, Plan, Run
 
 ft_api_version = 1
 
@@ -30,11 +29,12 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     if plan.get("do_predict"):
         yield Problem(
             "pt predicts nothing", why="plain texts have no answers", remedy="take do_predict out", keys=("do_predict",)
         )
+    yield from idle_generation_keys(plan, generates=False)
 
 
 @hookimpl
@@ -55,7 +55,6 @@ def ft_prepare_dataset(run: Run, examples: Iterable[Example], counts: DataCounts
 def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import PackedTrainer
 
-    tell_idle_keys(run, generates=False)
     return PackedTrainer.for_run(run, callbacks)
 
 

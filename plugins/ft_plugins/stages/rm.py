@@ -10,17 +10,17 @@ import json
 from typing import TYPE_CHECKING
 
 from ft.files import PREDICTIONS
+from ft.options import idle_generation_keys
 from ft_hookspecs import Problem, hookimpl
 from ft_plugins.stages import _hooks, _memory
 from ft_plugins.stages._heads import own_heads
-from ft_plugins.stages._rollouts import tell_idle_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import Estimate, Plan, Run
+    from ft_hookspecs import Estimate, Note, Plan, Run
 
 ft_api_version = 1
 ft_check_examples = _hooks.check_pairs
@@ -29,7 +29,7 @@ ft_evaluate = _hooks.evaluate
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     if plan.get("do_predict") and not (plan.get("eval_dataset") or plan.get("val_size")):
         yield Problem(
             "there are no pairs to predict",
@@ -37,6 +37,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
             remedy="set eval_dataset or val_size, or take do_predict out",
             keys=("do_predict",),
         )
+    yield from idle_generation_keys(plan, generates=False)
 
 
 @hookimpl(trylast=True)
@@ -49,7 +50,6 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft.training import attach_value_head
     from ft_plugins.stages._trainers.rm import PairwiseTrainer
 
-    tell_idle_keys(run, generates=False)
     assert run.model is not None
     attach_value_head(run.model, scores_only=True)
     take_up_head(run)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ft.options import DataOptions, PackingOptions
+from ft.options import DataOptions, PackingOptions, idle_generation_keys
 from ft_hookspecs import PluginOptions, Problem, hookimpl
 from ft_plugins.stages import _hooks
 from ft_plugins.stages._predict import remember, source_problems
-from ft_plugins.stages._rollouts import room_problems, tell_idle_keys
+from ft_plugins.stages._rollouts import room_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback
 
-    from ft_hookspecs import DataCounts, Example, Plan, Run
+    from ft_hookspecs import DataCounts, Example, Note, Plan, Run
 
 ft_api_version = 1
 ft_evaluate = _hooks.evaluate
@@ -47,7 +47,7 @@ def ft_options() -> type[PluginOptions]:
 
 
 @hookimpl
-def ft_check(plan: Plan) -> Iterator[Problem]:
+def ft_check(plan: Plan) -> Iterator[Problem | Note]:
     options = plan.of(SftOptions)
     if options.train_on_prompt and options.mask_history:
         yield _excludes("train_on_prompt", "mask_history", "one learns every turn, the other only the last answer")
@@ -72,6 +72,7 @@ def ft_check(plan: Plan) -> Iterator[Problem]:
     elif options.predict_with_generate:
         yield from room_problems(plan)
         yield from source_problems(plan)
+    yield from idle_generation_keys(plan, generates=options.predict_with_generate)
 
 
 def _excludes(one: str, other: str, why: str) -> Problem:
@@ -105,7 +106,6 @@ def ft_build_trainer(run: Run, callbacks: list[TrainerCallback]) -> Trainer:
     from ft_plugins.stages._trainers.sft import SftTrainer
 
     options = run.plan.of(SftOptions)
-    tell_idle_keys(run, generates=options.predict_with_generate)
     if options.packs and hasattr(run.train_dataset, "__len__"):  # a stream is packed as it is read
         run.train_dataset = pack_rows(run, run.train_dataset)
     return SftTrainer.for_run(run, callbacks, dft=options.use_dft_loss, accuracy=options.compute_accuracy)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ft.data import load_splits
-from ft.data.checks import OF_ROWS, data_problems
+from ft.data.checks import OF_ROWS, data_notes, data_problems
 from ft.data.mixing import mix, mixed_size
 from ft.errors import DataError
 from ft_hookspecs import Plan
@@ -106,7 +106,6 @@ def test_data_that_changes_between_the_two_readings_is_an_error(splits, rows):
         ({"streaming": True, "val_size": 0.1}, "val_size: 0.1 cannot be used with streaming"),
         ({"streaming": True, "val_size": 9, "buffer_size": 8}, "val_size: 9 cannot be used"),
         ({"streaming": True, "tokenized_path": "x"}, "tokenized_path cannot be used with streaming"),
-        ({"streaming": True, "preprocessing_num_workers": 2}, "preprocessing_num_workers cannot be used"),
     ],
 )
 def test_what_cannot_be_together_is_a_problem(make_plan, options, said):
@@ -118,7 +117,6 @@ def test_what_cannot_be_together_is_a_problem(make_plan, options, said):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("dataloader_num_workers", 2, "read by the processes that train"),
         ("eval_strategy", "epoch", "no end to wait for"),
         ("save_strategy", "epoch", "no end to wait for"),
         ("logging_strategy", "epoch", "no end to wait for"),
@@ -130,6 +128,14 @@ def test_what_a_stream_would_not_heed_is_a_problem(make_plan, key, value, said):
     [problem] = data_problems(asked)
     assert problem.keys == (key, "streaming")
     assert said in problem.why
+
+
+def test_workers_do_nothing_for_a_stream_and_this_is_told(make_plan):
+    plan = make_plan(dataset=["a/x"], preprocessing_num_workers=2)
+    asked = replace(plan, values={**plan.values, "streaming": True, "max_steps": 5, "dataloader_num_workers": 2})
+    assert not list(data_notes(plan))
+    assert not list(data_problems(asked))
+    assert [note.keys for note in data_notes(asked)] == [("preprocessing_num_workers",), ("dataloader_num_workers",)]
 
 
 @pytest.mark.parametrize(

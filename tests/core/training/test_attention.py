@@ -128,6 +128,7 @@ def test_pytorchs_kernel_gets_its_arguments(
     expected: tuple[int, int],
 ) -> None:
     seen: dict[str, Any] = {}
+    monkeypatch.setattr(attention, "VARLEN", attention.VARLEN | {"enable_gqa"})
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", sequences_through_sdpa(seen))
     output, _ = packed_attention(MODULE, *states, None, scaling=0.3, sliding_window=window, **boundaries())
     assert output.shape == (1, 15, 4, 8)
@@ -214,3 +215,22 @@ def test_compiled_attention_asks_the_devices_once() -> None:
 
     compiled = torch.compile(doubled, backend="eager", fullgraph=True)
     assert compiled(torch.ones(2)).tolist() == doubled(torch.ones(2)).tolist()
+
+
+def test_the_varlen_path_is_one_graph_with_its_kernel(
+    monkeypatch: pytest.MonkeyPatch, on_cuda: None, states: tuple[torch.Tensor, ...]
+) -> None:
+    """What a compiler on a GPU traces; nothing is computed here."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return lambda *_: (torch.zeros(1, 15, 4, 8),)
+
+    def attend(*inputs: torch.Tensor) -> torch.Tensor:
+        return packed_attention(MODULE, *inputs, None, scaling=0.3, sliding_window=4, **boundaries())[0]
+
+    with torch.no_grad():
+        torch.compile(attend, backend=backend, fullgraph=True, dynamic=True)(*states)
+    called = [str(node.target) for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert sum("_varlen_attn" in each for each in called) == 1

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ft.errors import ConfigError
-from ft.options import GenerationOptions
+from ft.options import GenerationOptions, idle_generation_keys
 from ft.testing import tiny_model, tiny_tokenizer
-from ft.training import Engine, generate, generation_settings, idle_generation_keys, sample
+from ft.training import Engine, generate, generation_settings, sample
 from ft_hookspecs import Plan, Source
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def test_only_what_acts_is_set_and_the_rest_is_told() -> None:
     settings = generation_settings(greedy)
     assert settings == {"max_new_tokens": 8, "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
     told = idle_generation_keys(greedy)
-    assert [line.split()[0] for line in told] == ["temperature", "length_penalty", "max_length"]
+    assert [note.what.split()[0] for note in told] == ["temperature", "length_penalty", "max_length"]
 
 
 def test_the_models_own_settings_for_drawing_do_not_act_greedily() -> None:

@@ -121,6 +121,16 @@ def test_what_is_held_out_is_measured_and_not_trained_on(run: Runs, data: Path, 
     assert "eval_loss" in done.rows[-1]
 
 
+def test_workers_change_nothing_and_this_is_told(run: Runs, data: Path, tmp_path: Path) -> None:
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "preprocessing_num_workers": 2}
+    keys = {"dataset": data, "num_train_epochs": 1}
+    plain = run({**keys, "output_dir": tmp_path / "plain"})
+    done = run({**keys, **workers, "output_dir": tmp_path / "out"})
+    assert done.exits == (0,), done.output
+    assert done.series("loss") == plain.series("loss")
+    assert done.output.count("has no effect: a stream is read and tokenised by the processes that train") == 2
+
+
 def test_what_a_stream_leaves_out_is_told_and_counted(run: Runs, data: Path, tmp_path: Path) -> None:
     write(data, 6, bad=2)
     done = run({"dataset": data, "num_train_epochs": 1, "on_bad_row": "skip", "output_dir": tmp_path / "out"})

@@ -80,7 +80,7 @@ def test_from_sft_and_a_reward_model_by_their_files(execute: Callable[..., Run],
 
 def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run], tmp_path: Path) -> None:
     run = execute(plugins=tmp_path / "length.py", temperature=0.7, length_penalty=2, max_steps=1)
-    assert "length_penalty has no effect: num_beams is 1" in run.decisions
+    assert "command line: length_penalty: length_penalty has no effect: num_beams is 1" in run.plan.notes
     assert "the value head starts at zero: there is no saved one of this width" in run.decisions
     assert "rollouts draw with temperature 0.7, top_p 1, top_k 0" in run.decisions
     head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
@@ -107,7 +107,6 @@ def test_a_value_head_of_another_width_is_left_alone(execute: Callable[..., Run]
             {"lr_scheduler_type": "reduce_lr_on_plateau"},
             "greater_is_better: true, and lr_scheduler_kwargs: {mode: max}",
         ),
-        ({"dataloader_num_workers": 2}, "dataloader_num_workers: 2 cannot be used with ppo"),
         ({"max_new_tokens": 64, "cutoff_len": 64}, "leaves no room for a prompt"),
         ({"ppo_epochs": 0}, "ppo_epochs"),
         ({"ref_model_adapters": "somewhere"}, "ref_model"),

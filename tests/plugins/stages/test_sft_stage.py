@@ -342,8 +342,8 @@ def test_generation_keys_reach_predictions(words: Words, tmp_path: Path) -> None
         drawn.append([row["predict"] for row in predictions(tmp_path / folder)])
     assert drawn[0] == drawn[1]  # drawn from the seed
     assert all(map(len, short))
-    told = execute(words(**keys, temperature=0.5, output_dir=tmp_path / "told")).decisions
-    assert "temperature has no effect: do_sample is false" in told
+    told = execute(words(**keys, temperature=0.5, output_dir=tmp_path / "told")).plan.notes
+    assert "command line: temperature: temperature has no effect: do_sample is false" in told
 
 
 def test_what_predicting_needs(words: Words, tmp_path: Path) -> None:
@@ -353,8 +353,8 @@ def test_what_predicting_needs(words: Words, tmp_path: Path) -> None:
     assert "no data to evaluate on" in problems(words(**ASK))
     assert "exclude each other" in problems(words(eval_dataset=data, compute_accuracy=True, **ASK))
     assert "leaves no room" in problems(words(eval_dataset=data, **{**ASK, "max_new_tokens": 128}))
-    told = execute(words(max_steps=1, temperature=0.5)).decisions
-    assert "temperature has no effect: nothing is generated" in told
+    told = execute(words(max_steps=1, temperature=0.5)).plan.notes
+    assert "command line: temperature: temperature has no effect: nothing is generated" in told
 
 
 def test_each_evaluation_set_has_its_own_file(words: Words, tmp_path: Path) -> None:

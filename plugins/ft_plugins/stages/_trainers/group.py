@@ -20,7 +20,7 @@ from ft.training import Reference, parameter_groups, training_arguments
 from ft.training.arguments import refused, use_one_gpu
 from ft.training.base import RunTrainer, eval_dataset
 from ft_plugins.stages._rewards import RewardOptions, reward_for
-from ft_plugins.stages._rollouts import answer_settings, rollout_settings, tell_idle_keys
+from ft_plugins.stages._rollouts import answer_settings, rollout_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,7 +187,6 @@ class RlooTrainer(GroupTrainer, RLOOTrainer):  # type: ignore[misc]  # trl ships
 
 def arguments(run: Run, kind: type[TrainingArguments], options: GroupOptions) -> Any:
     """TRL's arguments: the run's, the stage's own, and how answers are drawn."""
-    tell_idle_keys(run, generates=True)
     drawn = rollout_settings(run, answer_settings(run))
     own = options.model_dump(exclude={"beta", *RewardOptions.model_fields})
     return training_arguments(
