@@ -25,10 +25,10 @@ WORD: Final = 32
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its shape, its bytes, and where they begin."""
+    """A tensor in a file: its shape, its size in bytes, and where it begins."""
 
     shape: tuple[int, ...]
-    bytes: int
+    size: int
     file: Path
     start: int
 
@@ -36,7 +36,7 @@ class Stored(NamedTuple):
         """What it holds; for the few bytes of a description, never for a weight."""
         with self.file.open("rb") as stream:
             stream.seek(self.start)
-            return stream.read(self.bytes)
+            return stream.read(self.size)
 
 
 def unpacked(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> dict[str, Stored]:
@@ -55,7 +55,7 @@ def unpacked(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> dict[s
             del plain[f"{name}.{part}"]
         shape = unpack(parts, config)
         first = next(iter(parts.values()))
-        plain[f"{name}.weight"] = first._replace(shape=shape, bytes=sum(part.bytes for part in parts.values()))
+        plain[f"{name}.weight"] = first._replace(shape=shape, size=sum(part.size for part in parts.values()))
     return plain
 
 
@@ -68,10 +68,9 @@ def _layers(tensors: Mapping[str, Stored], marks: tuple[str, ...]) -> dict[str, 
             if separator:
                 found[layer] = {}
     for name, tensor in tensors.items():
-        layer = next((layer for layer in _parents(name) if layer in found), None)
-        part = name.removeprefix(f"{layer}.")
-        if layer is not None and part != "bias":
-            found[layer][part] = tensor
+        parent = next((layer for layer in _parents(name) if layer in found), None)
+        if parent is not None and (part := name.removeprefix(f"{parent}.")) != "bias":
+            found[parent][part] = tensor
     return found
 
 
@@ -112,7 +111,7 @@ def _aqlm(parts: Parts, config: Mapping[str, Any]) -> Size:
 def _compressed(parts: Parts, _: Mapping[str, Any]) -> Size:
     """Packed integers say their shape; two 4-bit floats stand in a byte; others one number each."""
     if said := parts.get("weight_shape"):
-        return struct.unpack("<2q" if said.bytes == 16 else "<2i", said.read())
+        return struct.unpack("<2q" if said.size == 16 else "<2i", said.read())
     if packed := parts.get("weight_packed"):
         return packed.shape[0], 2 * packed.shape[1]
     return parts["weight"].shape

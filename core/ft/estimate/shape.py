@@ -91,7 +91,7 @@ def _folder_weights(folder: Path) -> Weights:
         raise UnknownShapeError("there are no safetensors")
     quantised = quantised_files(folder)
     tensors = unpacked(tensors, quantised) if quantised else tensors
-    sizes = {name: tensor.bytes for name, tensor in tensors.items()} if quantised else {}
+    sizes = {name: tensor.size for name, tensor in tensors.items()} if quantised else {}
     return Weights(config.get("text_config") or config, {name: each.shape for name, each in tensors.items()}, sizes)
 
 
