@@ -7,9 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import peft  # noqa: F401 - the first adapter would import it, when time counts
 import torch
 from check import Check, Place
 
+import ft.lifecycle
+import ft.planning  # noqa: F401 - likewise, and the one above
 from ft.quantization import dequantized, stored_bytes
 from ft.testing import save_tiny_model
 from ft.testing.surgery import changed_model

@@ -50,10 +50,10 @@ def main(
     """Run the checks, print the table; the exit code says whether all that ran are right."""
     topics = topic or [each for each in TOPICS if (HERE / f"{each}.py").is_file()]
     if worker:
-        serve(find, lambda: prepare(topics), Place("cpu", tiny=True) if dry_run else Place("cuda"))
+        serve(find, lambda: [*map(checks, topics)], Place("cpu", tiny=True) if dry_run else Place("cuda"))
         return
     begun = time.monotonic()
-    if not dry_run and not devices().cuda:
+    if not dry_run and not has_gpu():
         typer.echo(f"no usable CUDA device ({devices().description}): --dry-run tries the code of the checks")
         raise typer.Exit(5)
     listed = [(name, check) for name in topics for check in checks(name) if only.lower() in check.name.lower()]
@@ -70,6 +70,15 @@ def main(
     raise typer.Exit(int(any(row["status"] in BAD for row in rows)))
 
 
+def has_gpu() -> bool:
+    """Torch is asked too: where NVIDIA's management library is not found, rows say what that does to ft."""
+    if devices().cuda:
+        return True
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def checks(topic: str) -> list[Check]:
     return list(neighbour(topic).checks())
 
@@ -77,15 +86,6 @@ def checks(topic: str) -> list[Check]:
 def find(name: str) -> Check:
     topic, _, wanted = name.partition(":")
     return next(check for check in checks(topic) if check.name == wanted)
-
-
-def prepare(topics: Iterable[str]) -> None:
-    """Import what the checks will need; no device is touched."""
-    for name in topics:
-        checks(name)
-    import ft.lifecycle
-    import ft.planning
-    import ft.training.trainer  # noqa: F401 - so are the two above
 
 
 def cores() -> int:
@@ -120,7 +120,8 @@ def carry_out(topic: str, check: Check, workers: Workers, end: float | None) -> 
         return {**row, "status": "needs a GPU"}
     if missing := check.missing():
         return {**row, "status": "not installed", "why": ", ".join(missing)}
-    if end is not None and (has := devices().gpus[0].memory / 1e9) < check.gigabytes:
+    has = min((gpu.memory / 1e9 for gpu in devices().gpus), default=check.gigabytes)
+    if end is not None and has < check.gigabytes:
         return {**row, "status": "too small a GPU", "why": f"{check.gigabytes:.0f} GB needed, it has {has:.0f}"}
     begun = time.monotonic()
     if end is not None and end - begun < LEAST:
@@ -154,7 +155,7 @@ def keep(folder: Path, row: dict[str, Any]) -> None:
 def machine() -> dict[str, Any]:
     build = torch_build()
     return {
-        "device": devices().gpus[0].name,
+        "device": devices().description,
         "python": platform.python_version(),
         "cuda": build.cuda if build else None,
         **{name: version for name in PACKAGES if (version := version_of(name))},

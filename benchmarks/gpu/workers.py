@@ -112,8 +112,14 @@ class Workers:
             self._spare.popleft().end()
 
 
-def serve(find: Callable[[str], Check], prepare: Callable[[], None], place: Place) -> None:
-    """What a worker does. Only answers go to its standard output; what libraries print goes into the log."""
+def serve(find: Callable[[str], Check], prepare: Callable[[], object], place: Place) -> None:
+    """What a worker does. Only answers go to its standard output; what libraries print goes into the log.
+
+    Args:
+        find: gives a check by its name.
+        prepare: imports what checks need; no device is touched.
+        place: where it computes.
+    """
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         prepare()

@@ -112,16 +112,16 @@ def rows(run: Any) -> Callable[[float], dict[str, dict[str, Any]]]:
 
 def test_a_check_that_hangs_is_killed_with_all_that_it_started(folder: Path, rows: Any) -> None:
     mark = folder / "alive"
-    child = f"import time, pathlib; time.sleep(6); pathlib.Path({str(mark)!r}).touch()"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
     checks_of(
         folder,
         f"'hangs', lambda place: __import__('subprocess').run([{sys.executable!r}, '-c', {child!r}]), seconds=1",
         "'after', lambda place: {'figure': 1}, alone=True",
     )
-    found = rows(300)
+    found = rows(60)
     assert found["hangs"]["status"] == "TIMEOUT"
     assert found["after"]["status"] == "ok"
-    time.sleep(6)
+    time.sleep(3)
     assert not mark.exists()
 
 
@@ -131,10 +131,10 @@ def test_the_time_for_everything_is_kept_and_what_matters_more_comes_first(folde
         "'late', lambda place: {'figure': 1}, late=True",
         "'needed', lambda place: time.sleep(60), alone=True",
     )
-    found = rows(30)
+    found = rows(8)
     assert list(found) == ["needed", "late"]
     assert found["needed"]["status"] == "TIMEOUT"
-    assert found["needed"]["seconds"] < 40
+    assert found["needed"]["seconds"] < 20
     assert found["late"]["status"] == "no time left"
 
 
@@ -150,7 +150,7 @@ def test_rows_are_kept_as_they_come(run: Any, tmp_path: Path) -> None:
     for row in rows:
         run.keep(tmp_path / "kept", row)
     kept = json.loads((tmp_path / "kept" / "speed.json").read_text(encoding="utf-8"))
-    assert kept["machine"]["device"] == "NVIDIA H200"
+    assert kept["machine"]["device"] == "1 x NVIDIA H200"
     assert [(row["check"], row["figures"]["ms"]) for row in kept["rows"]] == [("b", 1), ("a", 2)]
 
 
