@@ -4,13 +4,13 @@ A plan and the headers of the model's files say most of it; plugins correct the 
 """
 
 from ft.estimate.composition import estimate_memory, estimate_or_note
-from ft.estimate.devices import Room, room
+from ft.estimate.devices import DeviceMemory, room
 from ft.estimate.report import describe, gigabytes, warning
 from ft.estimate.shape import UnknownShapeError, experts_of, read_shape, read_weights
 from ft.estimate.terms import Term, peak, terms
 
 __all__ = [
-    "Room",
+    "DeviceMemory",
     "Term",
     "UnknownShapeError",
     "describe",

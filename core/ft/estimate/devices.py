@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
-class Room(NamedTuple):
+class DeviceMemory(NamedTuple):
     """Memory of one process of the run, in bytes, and what it is."""
 
     bytes: int
@@ -23,14 +23,14 @@ class Room(NamedTuple):
     is_gpu: bool
 
 
-def room(plan: Plan, machine: Devices | None = None) -> Room:
+def room(plan: Plan, machine: Devices | None = None) -> DeviceMemory:
     """The smallest GPU of the run, or this process's share of the host's memory."""
     machine = machine or devices()
     if on_gpu(plan, machine):
         gpu = min(machine.gpus, key=lambda each: each.memory)
-        return Room(gpu.memory, gpu.name, True)
+        return DeviceMemory(gpu.memory, gpu.name, True)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Room(min(_installed(), _allowed()) // processes, "this machine", False)
+    return DeviceMemory(min(_installed(), _allowed()) // processes, "this machine", False)
 
 
 def _installed() -> int:

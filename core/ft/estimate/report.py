@@ -10,7 +10,7 @@ from ft.estimate.terms import peak, terms
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ft.estimate.devices import Room
+    from ft.estimate.devices import DeviceMemory
     from ft_hookspecs import Estimate
 
 USABLE: Final = 0.92
@@ -18,7 +18,7 @@ USABLE: Final = 0.92
 REMEDIES: Final = 3
 
 
-def describe(estimate: Estimate, room: Room) -> dict[str, Any]:
+def describe(estimate: Estimate, room: DeviceMemory) -> dict[str, Any]:
     """The estimate as JSON can hold it; bytes are whole numbers."""
     return {
         "terms": [{"name": term.name, "bytes": round(term.bytes), "why": term.why} for term in terms(estimate)],
@@ -39,12 +39,12 @@ def batch(estimate: Estimate) -> str:
     return f"at most: if each sample were as long as cutoff_len, {estimate.longest:,} tokens"
 
 
-def fits(estimate: Estimate, room: Room) -> bool:
+def fits(estimate: Estimate, room: DeviceMemory) -> bool:
     """Whether the largest moment fits the device."""
     return peak(estimate) <= room.bytes * USABLE
 
 
-def warning(estimate: Estimate, room: Room) -> str | None:
+def warning(estimate: Estimate, room: DeviceMemory) -> str | None:
     """What to say when the run will probably not fit, with the memory that each remedy would take."""
     if fits(estimate, room):
         return None
@@ -58,7 +58,7 @@ def warning(estimate: Estimate, room: Room) -> str | None:
     )
 
 
-def _remedies(estimate: Estimate, room: Room) -> Iterator[tuple[str, float]]:
+def _remedies(estimate: Estimate, room: DeviceMemory) -> Iterator[tuple[str, float]]:
     """Changes of the configuration, each with the peak that it leads to; those that cost least first."""
     e = estimate
     if (samples := e.tokens // e.longest) > 1:

@@ -62,7 +62,7 @@ def read_shape(path: Path) -> ModelShape:
     try:
         return _of_gguf(path) if path.suffix == ".gguf" else _of_folder(path)
     except UNREADABLE as error:
-        raise UnknownShapeError(f"{path.name} does not say it: {error}") from error
+        raise UnknownShapeError(f"{path.name} does not give the model's sizes: {error}") from error
 
 
 def read_weights(path: Path) -> Weights:
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Weights:
     try:
         return _gguf_weights(path) if path.suffix == ".gguf" else _folder_weights(path)
     except UNREADABLE as error:
-        raise UnknownShapeError(f"{path.name} does not say it: {error}") from error
+        raise UnknownShapeError(f"{path.name} does not give the model's sizes: {error}") from error
 
 
 def experts_of(config: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _folder_weights(folder: Path) -> Weights:
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= dict(_stored(file))
     if not tensors:
-        raise UnknownShapeError("there are no safetensors")
+        raise UnknownShapeError("the folder has no safetensors files")
     quantised = quantised_files(folder)
     tensors = unpacked(tensors, quantised) if quantised else tensors
     sizes = {name: tensor.size for name, tensor in tensors.items()} if quantised else {}
@@ -98,7 +98,7 @@ def _folder_weights(folder: Path) -> Weights:
 def _of_folder(folder: Path) -> ModelShape:
     config, tensors, sizes = _folder_weights(folder)
     if experts := experts_of(config):
-        raise UnknownShapeError(f"what a mixture of experts ({experts}) keeps depends on the text")
+        raise UnknownShapeError(f"mixture-of-experts models are not estimated ({experts})")
     if config.get("tie_word_embeddings", True):
         tensors.pop("lm_head.weight", None)
     shape = _from_config(config, tensors)
@@ -141,7 +141,7 @@ def _of_gguf(file: Path) -> ModelShape:
     settings, tensors, _ = _gguf_weights(file)
     architecture = settings["general.architecture"]
     if f"{architecture}.expert_count" in settings:
-        raise UnknownShapeError("what a mixture of experts keeps depends on the text")
+        raise UnknownShapeError("mixture-of-experts models are not estimated")
 
     def size(name: str, default: int | None = None) -> int:
         key = f"{architecture}.{name}"

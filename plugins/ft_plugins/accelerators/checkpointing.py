@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ft.estimate import Room
+    from ft.estimate import DeviceMemory
     from ft_hookspecs import Plan, Run
 
 ft_api_version = 1
@@ -142,7 +142,7 @@ def ft_estimate(plan: Plan, estimate: Estimate) -> Estimate:
     return replace(chosen, notes=(*estimate.notes, note))
 
 
-def _reason(without: Estimate, memory: Room) -> str:
+def _reason(without: Estimate, memory: DeviceMemory) -> str:
     return f"a step without it takes about {gigabytes(peak(without))}, and {memory.name} has {gigabytes(memory.bytes)}"
 
 

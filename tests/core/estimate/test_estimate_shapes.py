@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFWriter
 
 from ft.estimate import UnknownShapeError, describe, estimate_memory, estimate_or_note, read_shape, room, warning
-from ft.estimate.devices import Room
+from ft.estimate.devices import DeviceMemory
 from ft.planning import make_plan
 from ft.testing import save_tiny_model, tiny_model
 
@@ -54,9 +54,9 @@ def test_a_gguf_file(tmp_path):
     ("config", "said"),
     [
         (None, "config.json"),
-        ("{", "config.json|does not say"),
-        ({"hidden_size": 8}, "does not say"),
-        ({"num_local_experts": 8}, "a mixture of experts"),
+        ("{", "config.json|does not give"),
+        ({"hidden_size": 8}, "does not give"),
+        ({"num_local_experts": 8}, "mixture-of-experts models are not estimated"),
     ],
 )
 def test_what_cannot_be_known_is_said(tmp_path, config, said):
@@ -129,14 +129,14 @@ def test_a_model_that_is_not_here_is_not_guessed(planned):
 def test_too_much_is_said_with_three_remedies(planned):
     plan, plugins = planned("per_device_train_batch_size=64", "cutoff_len=4096", "gradient_checkpointing=none")
     found = estimate_memory(plan, plugins)
-    small = Room(10**8, "a small device", False)
+    small = DeviceMemory(10**8, "a small device", False)
     said = warning(found, small)
     assert "a small device has 0.10 GB" in said
     assert said.count(" GB)") == 3
     assert said.startswith("memory: ")
     assert "if each sample were as long as cutoff_len, 4,096 tokens" in said
     assert "gradient_checkpointing: full" in said
-    assert warning(found, Room(10**15, "a large one", False)) is None
+    assert warning(found, DeviceMemory(10**15, "a large one", False)) is None
     described = describe(found, small)
     assert described["warning"] == said
     json.dumps(described)
@@ -144,8 +144,8 @@ def test_too_much_is_said_with_three_remedies(planned):
 
 def test_where_no_remedy_is_enough_it_is_said(planned):
     found = estimate_memory(*planned("per_device_train_batch_size=64", "gradient_checkpointing=none"))
-    assert warning(found, Room(10**8, "a device", False)).endswith(" GB)")
-    said = warning(found, Room(10**6, "a watch", False))
+    assert warning(found, DeviceMemory(10**8, "a device", False)).endswith(" GB)")
+    said = warning(found, DeviceMemory(10**6, "a watch", False))
     assert said.endswith("several of them, a smaller model, or a device with more memory")
 
 

@@ -228,10 +228,10 @@ def estimate(batch: int) -> Estimate:
 
 @pytest.mark.parametrize(("batch", "mode"), [(1, "none"), (40, "selective"), (60, "full"), (1000, "full")])
 def test_auto_is_the_fastest_that_fits(tmp_path, tiny_model_dir, monkeypatch, batch, mode):
-    from ft.estimate import Room
+    from ft.estimate import DeviceMemory
 
     plan, _ = plan_of(tmp_path, tiny_model_dir)
-    monkeypatch.setattr(checkpointing, "room", lambda plan: Room(10**9, "a small device", False))
+    monkeypatch.setattr(checkpointing, "room", lambda plan: DeviceMemory(10**9, "a small device", False))
     found = checkpointing.ft_estimate(plan, estimate(batch))
     assert found.checkpointing == mode
     (note,) = found.notes
@@ -240,19 +240,19 @@ def test_auto_is_the_fastest_that_fits(tmp_path, tiny_model_dir, monkeypatch, ba
 
 
 def test_auto_before_the_data_is_read_says_so(tmp_path, tiny_model_dir, monkeypatch):
-    from ft.estimate import Room
+    from ft.estimate import DeviceMemory
 
     plan, _ = plan_of(tmp_path, tiny_model_dir)
-    monkeypatch.setattr(checkpointing, "room", lambda plan: Room(10**9, "a small device", False))
+    monkeypatch.setattr(checkpointing, "room", lambda plan: DeviceMemory(10**9, "a small device", False))
     found = checkpointing.ft_estimate(plan, replace(estimate(60), measured=False))
     assert found.notes[0].startswith("checkpointing: full, unless the data turns out shorter: a step without it")
 
 
 def test_auto_offloads_last_and_on_a_gpu_alone(tmp_path, tiny_model_dir, monkeypatch):
-    from ft.estimate import Room
+    from ft.estimate import DeviceMemory
 
     plan, _ = plan_of(tmp_path, tiny_model_dir)
-    monkeypatch.setattr(checkpointing, "room", lambda plan: Room(10**9, "a small GPU", True))
+    monkeypatch.setattr(checkpointing, "room", lambda plan: DeviceMemory(10**9, "a small GPU", True))
     assert checkpointing.ft_estimate(plan, estimate(1000)).checkpointing == "offloaded"
 
 
