@@ -62,7 +62,11 @@ def neighbour(topic: str) -> Any:
     if name not in sys.modules:
         spec = spec_from_file_location(name, HERE / f"{topic}.py")
         sys.modules[name] = module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
     return sys.modules[name]
 
 

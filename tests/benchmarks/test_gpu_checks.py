@@ -74,6 +74,15 @@ def test_a_check_that_fails_costs_one_row(folder: Path) -> None:
     assert "no_such_package" in rows["absent"][1]
 
 
+def test_a_topic_that_cannot_be_imported_costs_one_row(folder: Path) -> None:
+    checks_of(folder, "'fine', lambda place: {'figure': 1}")
+    (folder / "memory.py").write_text("import no_such_package\n")
+    words = [sys.executable, folder / "run.py", "--dry-run"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "| speed | fine | ok | figure 1 |" in done.stdout
+    assert "| memory | its checks can be imported | FAILED | ModuleNotFoundError" in done.stdout
+
+
 # ---- what only a machine with a GPU does, on one that is said to have one
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ft.errors import FtError, PluginError
+from ft.lifecycle import run as run_plan
+from ft.planning import make_plan
 from ft.plugins.callbacks import guarded, trainer_callbacks
 from ft_hookspecs import PluginInfo
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def info(kind: str) -> PluginInfo:
@@ -63,3 +68,29 @@ def test_who_fails_to_give_any(kind: str) -> None:
     else:
         with pytest.raises(PluginError, match="no display"):
             trainer_callbacks(None, plugins)
+
+
+FRAGILE = """
+@hookimpl
+def ft_callbacks(run):
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            raise OSError("the terminal is gone")
+
+    return [Steps()]
+"""
+
+
+def test_a_run_trains_on_without_its_logger(fake_plugin: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    fake_plugin("fragile", FRAGILE, kind="loggers")
+    (tmp_path / "rows.json").write_text('[{"instruction": "a", "output": "b"}]', encoding="utf-8")
+    words = (
+        f"model_name_or_path={tiny_model_dir}", f"dataset={tmp_path / 'rows.json'}", f"output_dir={tmp_path / 'out'}",
+        "use_cpu=true", "max_steps=3", "report_to=fragile",
+    )  # fmt: skip
+    told: list[str] = []
+    done = run_plan(*make_plan(None, words), told.append)
+    assert done.trainer.state.global_step == 3
+    assert sum("the terminal is gone" in line for line in told) == 1
