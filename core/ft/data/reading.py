@@ -252,7 +252,8 @@ def read_examples(hook: HookRelay, plan: Plan, source: DatasetSource, counts: Da
 def drop_or_raise(error: DataError, skip: bool, counts: DataCounts) -> None:
     """Count a bad row by the rule it broke, or raise the error with the hint that rows can be skipped."""
     if not skip:
-        remedy = f"{error.remedy}; {SKIP_HINT}" if error.remedy else SKIP_HINT.removeprefix("or ")
+        hint = "" if "on_bad_row" in error.remedy else SKIP_HINT
+        remedy = "; ".join(filter(None, (error.remedy, hint))).removeprefix("or ")
         raise DataError(error.what, where=error.where, why=error.why, remedy=remedy) from None
     counts.drop(error.why or error.what)
     for hear in _LISTENERS:
