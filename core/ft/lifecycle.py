@@ -65,7 +65,7 @@ def run(plan: Plan, plugins: PluginManager, tell: Callable[[str], None] = lambda
         predict(run, plugins)
         finish(run, plugins, journal)
     except BaseException as error:
-        journal.end("stopped" if isinstance(error, Stopped) else "failed", error)
+        journal.end("stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed", error)
         plugins.isolated("ft_run_failed", run=run, error=error)  # this error is shown, whatever a plugin does now
         raise
     return run

@@ -81,12 +81,12 @@ def own_paths(folder: Path) -> list[Path]:
 
 
 def is_as_good_as_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, or only the record of a run that failed before it trained: worth no refusal."""
+    """Whether a folder holds nothing, or only the record of a run that ended before it trained: worth no refusal."""
     names = {path.name for path in folder.iterdir()}
     if names != {RECORD}:
         return not names
     record = json_object(folder / RECORD)
-    return record.get("status") in ("preparing", "failed") and not record.get("metrics", True)
+    return record.get("status") in ("preparing", "failed", "stopped") and not record.get("metrics", True)
 
 
 def describe(run: Run, status: str, started: float, error: BaseException | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ft import lifecycle
 from ft.errors import ConfigError, DataError, FtError, PluginError, Problems, TrainingError
 from ft.lifecycle import run as run_lifecycle
 from ft.planning import make_plan
@@ -232,6 +233,21 @@ def test_a_run_that_failed_early_can_be_tried_again(arguments: Callable[..., lis
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
     with pytest.raises(Problems, match="not empty"):
         execute(arguments(max_steps=1))
+
+
+def test_a_run_that_is_interrupted_early_is_stopped_and_can_be_tried_again(
+    arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "prepare_data", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            execute(arguments(max_steps=1))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+    execute(arguments(max_steps=1))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
 
 
 def test_secrets_are_not_recorded(arguments: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def training_arguments(
     # Batches of a stream must be collated by the process that uses them: a packed row cannot be cut into shares.
     values.setdefault("accelerator_config", {"dispatch_batches": False})
     with refused("the training arguments"):
-        return kind(**{**values, **overrides})
+        arguments = kind(**{**values, **overrides})
+    if not (arguments.bf16 or arguments.fp16):
+        arguments.mixed_precision = "no"  # transformers would take the variable of accelerate launch
+    return arguments
 
 
 def use_one_gpu(args: TrainingArguments, decide: Callable[[str], None]) -> None:

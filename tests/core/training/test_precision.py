@@ -123,6 +123,16 @@ def test_autocast_only_over_fp32(
     assert args.bf16 is bf16
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_accelerate_launch_switches_no_autocast_on(
+    build: Callable[..., nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    model = build("llama", "full") if bf16 else half(build("llama", "lora"))
+    args = training_arguments(Run(plan(tmp_path, use_cpu=True, bf16=True), model=model))
+    assert args.mixed_precision == ("bf16" if bf16 else "no")
+
+
 def test_arguments_of_a_run(tmp_path: Path) -> None:
     values = {"learning_rate": 3e-4, "disable_shuffling": True, "report_to": ["jsonl"], "eval_on_start": True}
     run: Any = SimpleNamespace(
