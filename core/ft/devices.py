@@ -10,13 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ft_hookspecs import Problem
-
 if TYPE_CHECKING:
     import ctypes
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ft_hookspecs import Plan
+    from ft_hookspecs import Plan, Problem
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 AVX-512, x86 AMX, Arm FEAT_BF16
@@ -90,6 +88,8 @@ def sharding_problems(
     plan: Plan, what: str, why: str, remedy: str, keys: tuple[str, ...] = (), by: tuple[str, ...] = SHARDING
 ) -> Iterator[Problem]:
     """``what`` needs whole weights on each process; ``remedy`` is what else helps than to take the key out."""
+    from ft_hookspecs import Problem  # commands that ask for devices alone need no pydantic
+
     for key in by:
         if plan.get(key):
             yield Problem(f"{what} cannot be combined with {key}", why, f"take {key} out, {remedy}", (*keys, key))
