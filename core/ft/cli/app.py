@@ -17,7 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-plugins_app = typer.Typer(help="List installed plugins, or show one.", no_args_is_help=True, rich_markup_mode=None)
+plugins_app = typer.Typer(
+    help="List installed plugins; show or check one.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(plugins_app, name="plugins")
 data_app = typer.Typer(
     help="Check data sets, or show what becomes of rows.", no_args_is_help=True, rich_markup_mode=None
@@ -212,6 +214,27 @@ def show_plugin(
     from ft.cli.plugins import show_one
 
     show_one(name, as_json=as_json)
+
+
+@plugins_app.command("check", context_settings=ANY_KEY)
+@guarded
+def check_plugin(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As for --plugin: a name, kind:name, package.module or a .py file.")
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Keys that it needs; attributes of the contract."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="Of a plugin that is a module or a file.", autocompletion=_kinds)
+    ] = "",
+    _traceback: Traceback = False,
+) -> None:
+    """Put a plugin to the contract of its kind, by pytest, on a tiny model. Exits with 3 when it does not pass."""
+    from ft.cli.plugin_check import check
+
+    raise typer.Exit(check(name, kind, words or ()))
 
 
 @app.command()

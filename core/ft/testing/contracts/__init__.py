@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ft.testing.contracts.loggers import LoggerContract
     from ft.testing.contracts.optimizers import OptimizerContract
     from ft.testing.contracts.quantizers import QuantizerContract
+    from ft.testing.contracts.stages import StageContract
 
 CLASSES: Final = {
     "AcceleratorContract": "accelerators",
@@ -28,6 +29,7 @@ CLASSES: Final = {
     "LoggerContract": "loggers",
     "OptimizerContract": "optimizers",
     "QuantizerContract": "quantizers",
+    "StageContract": "stages",
 }
 """Each class and the module that it stands in, imported when it is asked for."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "LoggerContract",
     "OptimizerContract",
     "QuantizerContract",
+    "StageContract",
 ]
 
 
