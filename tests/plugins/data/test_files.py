@@ -173,7 +173,7 @@ def test_bad_files_are_told_with_their_place(read, name, content, where, said):
     assert len(str(error)) < 600
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"{}\n" * 99)[:-9], b"{}"])
+@pytest.mark.parametrize("content", [gzip.compress(b"{}\n" * 99)[:-9], b"{}"], ids=["damaged", "not compressed"])
 def test_a_damaged_file_is_told_when_its_rows_are_counted_too(plan, tmp_path, content):
     (tmp_path / "a.jsonl.gz").write_bytes(content)
     rows = files.ft_load_dataset(plan(), DatasetSource("mine", str(tmp_path / "a.jsonl.gz")))
