@@ -36,8 +36,11 @@ def check_context(run: Run) -> None:
         ConfigError: samples are longer than the model's table of positions.
     """
     assert run.model is not None
-    limit, longest = positions(run.model), longest_sample(run)
-    if not limit or longest <= limit:
+    limit = positions(run.model)
+    if not limit or run.plan.of(DataOptions).cutoff_len <= limit:  # usual, and no length need be read
+        return
+    longest = longest_sample(run)
+    if longest <= limit:
         return
     if has_table(run.model, limit):
         raise ConfigError(
