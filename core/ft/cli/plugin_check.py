@@ -30,10 +30,13 @@ MODULE: Final = """from ft.testing.contracts import {contract}
 class TestPlugin({contract}):
     plugin = {plugin!r}
     keys = {keys!r}
-{own}
+{own}"""
+
+ROWS: Final = """
     def rows(self, logged):
         return None  # what this logger keeps, a test of its own must read
 """
+"""For the contract of loggers, which asks for it."""
 
 
 def check(name: str, kind: str, words: Sequence[str]) -> int:
@@ -87,7 +90,7 @@ def source(info: PluginInfo, contract: str, given: Mapping[str, Any]) -> str:
     lines = [f"    {key} = {value!r}\n" for key, value in own.items()]
     keys = {**chosen, **{key: value for key, value in given.items() if key not in own}}
     text = MODULE.format(contract=contract, plugin=spelled(info), keys=keys, own="".join(lines))
-    return text if info.kind == "loggers" else text[: text.index("\n    def rows")]
+    return text + ROWS if info.kind == "loggers" else text
 
 
 def spelled(info: PluginInfo) -> str:
